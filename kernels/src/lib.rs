@@ -1,0 +1,1 @@
+//! Ternary and floating-point matrix kernels: formats, packing, and products, by instruction set.

@@ -1,0 +1,247 @@
+//! The journal: what a run measured, as JSON Lines, append-only; every table derives from it alone.
+//!
+//! The first line is [`Record::Run`], which says everything that was planned; each further line is
+//! one finished sample, check, bandwidth reading or failure. A line is written whole and synced
+//! before the next measurement starts, so a kill costs at most the measurement under way.
+
+use serde::{Deserialize, Serialize};
+
+use crate::figure::Figure;
+use crate::units::{Bytes, BytesPerS, Joules};
+
+/// Version of the records below; a reader refuses a journal of a newer one.
+pub const SCHEMA: u32 = 1;
+
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+pub enum Record {
+    /// What was planned: always the first line, once.
+    Run(RunHeader),
+    /// A coordinator started, or resumed, the run.
+    Session(Session),
+    /// One measured execution of one phase of one case in one round.
+    Sample(Sample),
+    /// The machine's read bandwidth, once for each thread count and round.
+    Bandwidth(BandwidthSample),
+    /// A timed kernel's logits against the reference's.
+    Check(Check),
+    /// A visit that did not end well.
+    Failure(Failure),
+}
+
+/// The plan of a run and its identity.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunHeader {
+    /// [`SCHEMA`] of the writer.
+    pub schema: u32,
+    /// Random identity of the run, 16 hexadecimal digits.
+    pub run_id: String,
+    /// Name of the suite.
+    pub suite: String,
+    /// Start, in milliseconds since the Unix epoch.
+    pub started_unix_ms: u64,
+    /// Version of bitjoule.
+    pub version: String,
+    /// Commit it was built from, or `unknown`.
+    pub commit: String,
+    /// Seed of the order of cases and of the prompts.
+    pub seed: u64,
+    /// Number of rounds planned.
+    pub rounds: u32,
+    /// Size of the last-level cache, if known: cases that fit into it have no DRAM roofline.
+    pub llc_bytes: Option<Bytes>,
+    /// Every case, in the suite's order (rounds shuffle it).
+    pub cases: Vec<Case>,
+}
+
+/// A coordinator process at work on the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// Start, in milliseconds since the Unix epoch.
+    pub started_unix_ms: u64,
+    /// Whether it resumed an earlier session's run.
+    pub resumed: bool,
+    /// One-minute load average at the start, if known.
+    pub load_average_1m: Option<f64>,
+}
+
+/// One point of the suite: what is measured.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Case {
+    /// Unique and readable: `native/125M/i2_s/avx512-vnni/t2/p32/g32`.
+    pub id: String,
+    /// Engine that runs it: `native`.
+    pub backend: String,
+    /// Label of the model.
+    pub model: String,
+    /// Kernel name: `fp32-naive`, `f16`, `i2_s`.
+    pub kernel: String,
+    /// Instruction set, resolved (never `auto`).
+    pub isa: String,
+    /// Worker threads.
+    pub threads: u32,
+    /// Prompt tokens.
+    pub n_prompt: u32,
+    /// Tokens generated; the first comes from the prefill, so `n_gen - 1` decode steps are timed.
+    pub n_gen: u32,
+    /// Element type of the KV cache: `f16` or `f32`.
+    pub kv: String,
+}
+
+/// Phase of a visit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// From opening the model file to being ready for the first token.
+    Load,
+    /// The whole prompt, up to and including the choice of the first token.
+    Prefill,
+    /// Token by token, from the first token to the last.
+    Decode,
+}
+
+/// One measured execution of one phase. (case, round, phase) is unique in a journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// [`Case::id`].
+    pub case: String,
+    /// Round, from 1.
+    pub round: u32,
+    /// Identity of the worker process within the run; samples of one visit share it.
+    pub visit: u32,
+    /// End of the window, in milliseconds since the Unix epoch.
+    pub ended_unix_ms: u64,
+    /// Wall-clock length of the window, nanoseconds (monotonic clock).
+    pub wall_ns: u64,
+    /// CPU time of the whole worker process within the window, nanoseconds.
+    pub cpu_ns: u64,
+    /// Energy within the window, by package.
+    pub energy: Figure<Vec<DomainEnergy>>,
+    /// Memory of the worker at the end of the window.
+    pub memory: Figure<MemoryReading>,
+    /// What was done in the window.
+    pub work: Work,
+}
+
+impl Sample {
+    /// The phase this sample measured.
+    pub fn phase(&self) -> Phase {
+        match self.work {
+            Work::Load { .. } => Phase::Load,
+            Work::Prefill { .. } => Phase::Prefill,
+            Work::Decode { .. } => Phase::Decode,
+        }
+    }
+}
+
+/// Energy of one domain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DomainEnergy {
+    /// Name of the domain: `package-0`.
+    pub domain: String,
+    /// Energy within the window.
+    pub energy_j: Joules,
+}
+
+/// Resident memory of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryReading {
+    /// Largest resident set since the process started (kernel's high-water mark).
+    pub peak_rss: Bytes,
+    /// Resident now, anonymous (heap, stacks, packed weights).
+    pub anon: Bytes,
+    /// Resident now, backed by files (binary, mapped model).
+    pub file: Bytes,
+    /// Resident now, shared memory.
+    pub shmem: Bytes,
+}
+
+/// The work of one phase.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum Work {
+    /// The model was opened and packed.
+    Load {
+        /// Size of the model file.
+        file_bytes: Bytes,
+        /// Memory that the packed weights occupy.
+        weight_bytes: Bytes,
+    },
+    /// The prompt was processed and the first token chosen: the window is the time to first token.
+    Prefill {
+        /// The prompt.
+        prompt: Vec<u32>,
+    },
+    /// Tokens 2 to n were generated.
+    Decode {
+        /// All generated tokens, the first (from the prefill) included.
+        tokens: Vec<u32>,
+        /// Latency of each decode step: `tokens.len() - 1` entries, nanoseconds.
+        latencies_ns: Vec<u64>,
+        /// Bytes that one step must read: the weights in the kernel's format plus the KV cache at
+        /// the mean context length of the window.
+        bytes_per_token: Bytes,
+    },
+}
+
+/// Read bandwidth of the machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BandwidthSample {
+    /// Round, from 1.
+    pub round: u32,
+    /// Threads reading.
+    pub threads: u32,
+    /// Size of the buffer that was read, all threads together.
+    pub buffer: Bytes,
+    /// Rate of each pass over the buffer.
+    pub passes: Vec<BytesPerS>,
+}
+
+/// A timed kernel's logits against the reference's, on the same tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// [`Case::id`].
+    pub case: String,
+    /// What it was compared with: `i2_s scalar` or `fp32-naive`.
+    pub reference: String,
+    /// Largest absolute logit difference over the largest absolute reference logit.
+    pub relative_difference: f64,
+    /// Largest difference that passes.
+    pub tolerance: f64,
+    /// Positions compared.
+    pub positions: u32,
+    /// Positions whose argmax agrees.
+    pub argmax_agreeing: u32,
+    /// Whether the case may be believed.
+    pub passed: bool,
+}
+
+/// A visit that did not end well.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// [`Case::id`], or the name of a bandwidth probe (`bandwidth/t2`).
+    pub case: String,
+    /// Round, from 1.
+    pub round: u32,
+    /// Identity of the worker process within the run.
+    pub visit: u32,
+    /// What kind of failure.
+    pub kind: FailureKind,
+    /// What happened, in words.
+    pub reason: String,
+}
+
+/// How a visit failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// Not started, because this machine cannot (too little memory) or the model cannot (not ternary).
+    Skipped,
+    /// The worker reported an error.
+    Error,
+    /// The worker was killed by a signal or ended without a result.
+    Crashed,
+    /// The worker exceeded the suite's time limit and was killed.
+    TimedOut,
+}

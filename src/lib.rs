@@ -1,0 +1,16 @@
+//! bitjoule benchmarks and energy-profiles 1-bit (ternary) LLM inference.
+//!
+//! The path of the data: a suite (TOML) becomes a plan, the plan a run, the run a journal
+//! (JSON Lines), and from the journal alone come statistics, tables and plots. See METHODOLOGY.md.
+
+pub mod error;
+pub mod figure;
+pub mod gguf;
+pub mod journal;
+pub mod probe;
+pub mod report;
+pub mod stats;
+pub mod suite;
+pub mod units;
+
+pub use error::{Error, Result};

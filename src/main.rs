@@ -1,0 +1,3 @@
+//! The `bitjoule` command.
+
+fn main() {}
