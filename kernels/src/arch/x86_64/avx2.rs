@@ -1,0 +1,318 @@
+//! AVX2 with FMA and F16C: `vpmaddubsw` sums two u8 x i8 products into each of 16 16-bit lanes.
+//!
+//! Codes are at most 2 and activations at least -128, so one `vpmaddubsw` adds at most 512 in
+//! magnitude to a 16-bit lane. The sums are widened to 32 bits before they could overflow; adding on
+//! for a whole row, as bitnet.cpp does, wraps with saturated activations of one sign
+//! (microsoft/BitNet issue 629).
+
+use std::arch::x86_64::*;
+
+use crate::arch::FLOAT_BLOCK_COLS;
+use crate::arch::scalar::finish_sums;
+use crate::format::float_panels::Element;
+use crate::format::i2_s::STEP_BYTES;
+use crate::input::COLUMN_STEP;
+use crate::{PANEL_ROWS, TokenInput};
+
+/// How far ahead of its use the weight stream is requested (see the AVX-512 kernel).
+const PREFETCH_BYTES: usize = 4096;
+
+/// Products of magnitude 512 that a 16-bit lane can sum: 63 * 512 = 32,256.
+const MAX_16_BIT_TERMS: usize = 63;
+
+/// Inputs that a GEMM tile multiplies at a time: 4 x 2 accumulators, two weight vectors and
+/// temporaries fill the 16 registers.
+const TILE_INPUTS: usize = 4;
+
+/// Calls `$tile::<N>` for the number of inputs at hand, 1 to 4.
+macro_rules! dispatch_tile {
+    ($n:expr, $tile:ident, $($arg:expr),*) => {
+        match $n {
+            1 => $tile::<1>($($arg),*),
+            2 => $tile::<2>($($arg),*),
+            3 => $tile::<3>($($arg),*),
+            _ => $tile::<4>($($arg),*),
+        }
+    };
+}
+
+/// One `i2_s` panel times all inputs.
+///
+/// # Safety
+/// The CPU has AVX2. `panel` is whole (its length a multiple of [`STEP_BYTES`]), each input's `q` has
+/// 16 values for each step, `out` 32 values for each input, and `scratch` four bytes for each byte of
+/// the panel.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn i2_s(
+    panel: &[u8],
+    scale: f32,
+    inputs: &[TokenInput],
+    scratch: &mut [u8],
+    out: &mut [f32],
+) {
+    debug_assert!(inputs.iter().all(|i| i.q.len() / COLUMN_STEP == panel.len() / STEP_BYTES));
+    debug_assert_eq!(out.len(), inputs.len() * PANEL_ROWS);
+    // SAFETY: the caller's promises are those of the callees.
+    unsafe {
+        if let [input] = inputs {
+            i2_s_gemv(panel, scale, input, out);
+        } else {
+            unpack(panel, scratch);
+            for (inputs, out) in inputs.chunks(TILE_INPUTS).zip(out.chunks_mut(TILE_INPUTS * PANEL_ROWS)) {
+                for half in 0..2 {
+                    dispatch_tile!(inputs.len(), i2_s_tile, scratch, half, scale, inputs, out);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the pairs of 16-bit sums to 32-bit sums.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn widen(total: __m256i, sums: __m256i) -> __m256i {
+    // SAFETY: register arithmetic only; before Rust 1.87 these intrinsics count as unsafe.
+    #[allow(unused_unsafe, reason = "safe since Rust 1.87")]
+    unsafe {
+        _mm256_add_epi32(total, _mm256_madd_epi16(sums, _mm256_set1_epi16(1)))
+    }
+}
+
+/// One panel times one input, straight from the packed codes.
+///
+/// # Safety
+/// As for [`i2_s`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn i2_s_gemv(panel: &[u8], scale: f32, input: &TokenInput, out: &mut [f32]) {
+    // A step adds four products (one a bit plane) to each lane.
+    const STEPS: usize = MAX_16_BIT_TERMS / 4;
+    // SAFETY: step `s` reads bytes 128 s .. 128 s + 128 of the panel and 16 s .. 16 s + 16 of q, both
+    // within bounds by the caller's promise. A prefetch never faults.
+    unsafe {
+        let mask = _mm256_set1_epi8(3);
+        let mut totals = [_mm256_setzero_si256(); 4];
+        let qs = input.q.chunks(STEPS * COLUMN_STEP);
+        for (steps, q) in panel.chunks(STEPS * STEP_BYTES).zip(qs) {
+            let mut sums = [_mm256_setzero_si256(); 4];
+            let mut w = steps.as_ptr();
+            let mut q = q.as_ptr().cast::<i32>();
+            for _ in 0..steps.len() / STEP_BYTES {
+                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES).cast());
+                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES + 64).cast());
+                let x: [__m256i; 4] = std::array::from_fn(|p| _mm256_set1_epi32(q.add(p).read_unaligned()));
+                for (part, sum) in sums.iter_mut().enumerate() {
+                    let tile = _mm256_loadu_si256(w.add(32 * part).cast());
+                    let planes = [
+                        tile,
+                        _mm256_srli_epi16::<2>(tile),
+                        _mm256_srli_epi16::<4>(tile),
+                        _mm256_srli_epi16::<6>(tile),
+                    ];
+                    for (codes, x) in planes.into_iter().zip(x) {
+                        let products = _mm256_maddubs_epi16(_mm256_and_si256(codes, mask), x);
+                        *sum = _mm256_add_epi16(*sum, products);
+                    }
+                }
+                w = w.add(STEP_BYTES);
+                q = q.add(4);
+            }
+            for (total, sum) in totals.iter_mut().zip(sums) {
+                *total = widen(*total, sum);
+            }
+        }
+        let mut sums = [0i32; PANEL_ROWS];
+        for (sums, total) in sums.chunks_exact_mut(8).zip(totals) {
+            _mm256_storeu_si256(sums.as_mut_ptr().cast(), total);
+        }
+        finish_sums(&sums, scale, input, out);
+    }
+}
+
+/// Spreads a packed panel to one code a byte: for each four columns the 32 rows' four codes.
+///
+/// # Safety
+/// As for [`i2_s`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn unpack(panel: &[u8], scratch: &mut [u8]) {
+    assert_eq!(scratch.len(), panel.len() * 4);
+    for (step, out) in panel.chunks_exact(STEP_BYTES).zip(scratch.chunks_exact_mut(STEP_BYTES * 4)) {
+        // Vectorised by the compiler.
+        for (plane, out) in out.chunks_exact_mut(STEP_BYTES).enumerate() {
+            for (out, codes) in out.iter_mut().zip(step) {
+                *out = codes >> (2 * plane) & 3;
+            }
+        }
+    }
+}
+
+/// 16 rows (the panel's first or second half) x N inputs, from unpacked codes.
+///
+/// # Safety
+/// As for [`i2_s`]; `inputs` has N elements.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn i2_s_tile<const N: usize>(
+    codes: &[u8],
+    half: usize,
+    scale: f32,
+    inputs: &[TokenInput],
+    out: &mut [f32],
+) {
+    let inputs: &[TokenInput; N] = inputs.try_into().expect("as many inputs as the tile is wide");
+    // SAFETY: each four columns are 128 bytes of codes, 64 of them this half's, and 4 of each q.
+    unsafe {
+        let mut totals = [[_mm256_setzero_si256(); 2]; N];
+        let mut done = 0;
+        for block in codes.chunks(MAX_16_BIT_TERMS * 128) {
+            let q: [*const i8; N] = std::array::from_fn(|n| inputs[n].q[done..].as_ptr());
+            let mut sums = [[_mm256_setzero_si256(); 2]; N];
+            let mut w = block.as_ptr().add(64 * half);
+            for c in 0..block.len() / 128 {
+                let tiles = [_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(32).cast())];
+                for n in 0..N {
+                    let x = _mm256_set1_epi32(q[n].add(4 * c).cast::<i32>().read_unaligned());
+                    sums[n][0] = _mm256_add_epi16(sums[n][0], _mm256_maddubs_epi16(tiles[0], x));
+                    sums[n][1] = _mm256_add_epi16(sums[n][1], _mm256_maddubs_epi16(tiles[1], x));
+                }
+                w = w.wrapping_add(128);
+            }
+            for (total, sum) in totals.iter_mut().zip(sums) {
+                *total = [widen(total[0], sum[0]), widen(total[1], sum[1])];
+            }
+            done += block.len() / 32;
+        }
+        for (n, out) in out.chunks_exact_mut(PANEL_ROWS).enumerate() {
+            let mut sums = [0i32; 16];
+            _mm256_storeu_si256(sums.as_mut_ptr().cast(), totals[n][0]);
+            _mm256_storeu_si256(sums[8..].as_mut_ptr().cast(), totals[n][1]);
+            finish_sums(&sums, scale, &inputs[n], &mut out[half * 16..][..16]);
+        }
+    }
+}
+
+/// Eight elements as f32.
+///
+/// # Safety
+/// The CPU has AVX and F16C; 8 elements are readable at `p`.
+#[target_feature(enable = "avx2,f16c")]
+#[inline]
+unsafe fn load8<T: Element>(p: *const T) -> __m256 {
+    // SAFETY: 8 elements of two or four bytes are 16 or 32 bytes.
+    unsafe {
+        if size_of::<T>() == 2 {
+            _mm256_cvtph_ps(_mm_loadu_si128(p.cast()))
+        } else {
+            _mm256_loadu_ps(p.cast())
+        }
+    }
+}
+
+/// One float panel (elements f16 or f32) times all inputs.
+///
+/// # Safety
+/// The CPU has AVX2, FMA and F16C. `panel` has 32 elements for each value of an input's `x`, `out` 32
+/// values for each input, and `scratch` room for 32 x [`FLOAT_BLOCK_COLS`] floats, aligned as such.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn float_panel<T: Element>(
+    panel: &[T],
+    scale: f32,
+    inputs: &[TokenInput],
+    scratch: &mut [u8],
+    out: &mut [f32],
+) {
+    debug_assert!(inputs.iter().all(|i| i.x.len() * PANEL_ROWS == panel.len()));
+    debug_assert_eq!(out.len(), inputs.len() * PANEL_ROWS);
+    // SAFETY: the caller's promises are those of the callees.
+    unsafe {
+        if let [input] = inputs {
+            float_gemv(panel, scale, input, out);
+            return;
+        }
+        let scratch: &mut [f32] = bytemuck::cast_slice_mut(scratch);
+        out.fill(0.0);
+        for (b, block) in panel.chunks(FLOAT_BLOCK_COLS * PANEL_ROWS).enumerate() {
+            let weights = &mut scratch[..block.len()];
+            for (w, out) in block.chunks_exact(8).zip(weights.chunks_exact_mut(8)) {
+                _mm256_storeu_ps(out.as_mut_ptr(), load8(w.as_ptr()));
+            }
+            let col = b * FLOAT_BLOCK_COLS;
+            for (inputs, out) in inputs.chunks(TILE_INPUTS).zip(out.chunks_mut(TILE_INPUTS * PANEL_ROWS)) {
+                for half in 0..2 {
+                    dispatch_tile!(inputs.len(), float_tile, weights, half, col, inputs, out);
+                }
+            }
+        }
+        for out in out {
+            *out *= scale;
+        }
+    }
+}
+
+/// One panel times one input: two columns in flight, so that additions do not wait for each other.
+///
+/// # Safety
+/// As for [`float_panel`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn float_gemv<T: Element>(panel: &[T], scale: f32, input: &TokenInput, out: &mut [f32]) {
+    // SAFETY: each round reads 2 columns of 32 elements; a prefetch never faults; `out` has 32 values.
+    unsafe {
+        let mut sums = [[_mm256_setzero_ps(); 2]; 4];
+        for (columns, x) in panel.chunks_exact(2 * PANEL_ROWS).zip(input.x.chunks_exact(2)) {
+            let w = columns.as_ptr();
+            let ahead = w.cast::<i8>().wrapping_add(PREFETCH_BYTES);
+            for line in 0..2 * PANEL_ROWS * size_of::<T>() / 64 {
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line));
+            }
+            for c in 0..2 {
+                let x = _mm256_set1_ps(x[c]);
+                for (part, sum) in sums.iter_mut().enumerate() {
+                    sum[c] = _mm256_fmadd_ps(load8(w.add(c * PANEL_ROWS + 8 * part)), x, sum[c]);
+                }
+            }
+        }
+        for (sum, out) in sums.into_iter().zip(out.chunks_exact_mut(8)) {
+            let sum = _mm256_add_ps(sum[0], sum[1]);
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(sum, _mm256_set1_ps(scale)));
+        }
+    }
+}
+
+/// Adds a block of columns, from `col` on, times N inputs to 16 (first or second half) of their 32
+/// outputs.
+///
+/// # Safety
+/// As for [`float_panel`]; `inputs` has N elements with `weights.len() / 32` values from `col` on.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn float_tile<const N: usize>(
+    weights: &[f32],
+    half: usize,
+    col: usize,
+    inputs: &[TokenInput],
+    out: &mut [f32],
+) {
+    let inputs: &[TokenInput; N] = inputs.try_into().expect("as many inputs as the tile is wide");
+    // SAFETY: each column is 32 floats of `weights`, 16 of them this half's, and one of each input's
+    // x; `out` has 32 N values.
+    unsafe {
+        let x: [*const f32; N] = std::array::from_fn(|n| inputs[n].x[col..].as_ptr());
+        let mut sums = [[_mm256_setzero_ps(); 2]; N];
+        let mut w = weights.as_ptr().add(16 * half);
+        for c in 0..weights.len() / PANEL_ROWS {
+            let columns = [_mm256_loadu_ps(w), _mm256_loadu_ps(w.add(8))];
+            for n in 0..N {
+                let x = _mm256_set1_ps(*x[n].add(c));
+                sums[n][0] = _mm256_fmadd_ps(columns[0], x, sums[n][0]);
+                sums[n][1] = _mm256_fmadd_ps(columns[1], x, sums[n][1]);
+            }
+            w = w.wrapping_add(PANEL_ROWS);
+        }
+        for (n, out) in out.chunks_exact_mut(PANEL_ROWS).enumerate() {
+            for part in 0..2 {
+                let to = out[half * 16 + part * 8..].as_mut_ptr();
+                _mm256_storeu_ps(to, _mm256_add_ps(_mm256_loadu_ps(to), sums[n][part]));
+            }
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The vector operations between the matrix products of a transformer: normalisation,
+//! quantization, gated activations, attention over a KV cache.
+//!
+//! Each is written once, in plain Rust with a fixed number of lanes, and compiled for each
+//! instruction set. Rust never reorders floating-point operations nor fuses a multiplication with
+//! an addition, so all instruction sets give the same bits: with exact integer products between
+//! them, a ternary model computes the same logits on every instruction set and thread count.
+
+use half::f16;
+
+use crate::Isa;
+use crate::isa::Level;
+
+/// Lanes of the reductions, and the multiple to which [`attend`] wants its vectors padded.
+pub const LANES: usize = 16;
+
+/// Compiles a body for each instruction set, behind a façade that picks by [`Isa`].
+macro_rules! for_each_isa {
+    ($(#[$doc:meta])* pub fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $body:path) => {
+        $(#[$doc])*
+        pub fn $name(isa: Isa, $($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
+                $body($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[allow(clippy::incompatible_msrv, reason = "AVX-512 needs Rust 1.89; see Cargo.toml")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+            unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
+                $body($($arg),*)
+            }
+            match isa.level() {
+                Level::Scalar => $body($($arg),*),
+                // SAFETY: an `Isa` of that level exists only if the CPU has its features.
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: an `Isa` of that level exists only if the CPU has its features.
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512Vnni => unsafe { avx512($($arg),*) },
+            }
+        }
+    };
+}
+
+for_each_isa! {
+    /// RMSNorm: `out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]`. The mean is summed in f64.
+    ///
+    /// # Panics
+    /// If the three lengths differ.
+    pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_norm_body
+}
+
+#[inline(always)]
+fn rms_norm_body(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    assert!(x.len() == weight.len() && x.len() == out.len());
+    let mut sums = [0f64; LANES];
+    let chunks = x.chunks_exact(LANES);
+    for (i, x) in chunks.remainder().iter().enumerate() {
+        sums[i] = f64::from(*x) * f64::from(*x);
+    }
+    for chunk in chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += f64::from(*x) * f64::from(*x);
+        }
+    }
+    let mean = sums.iter().sum::<f64>() / x.len() as f64;
+    let scale = (1.0 / (mean + f64::from(eps)).sqrt()) as f32;
+    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * scale * w;
+    }
+}
+
+for_each_isa! {
+    /// Quantizes `x` to int8 with one step for the vector: `q = round(x / step)`, halves to even,
+    /// `step = max(max|x|, 1e-5) / 127`. Returns the step and the sum of `q`. (BitNet b1.58's
+    /// activation quantization.) A NaN quantizes to some int8 and makes the step NaN, so that it
+    /// shows in every output.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn quantize(x: &[f32], q: &mut [i8]) -> (f32, i32) = quantize_body
+}
+
+#[inline(always)]
+fn quantize_body(x: &[f32], q: &mut [i8]) -> (f32, i32) {
+    assert_eq!(x.len(), q.len());
+    // Bits of |x| order like |x|, with NaN above everything: an integer maximum vectorises and
+    // keeps a NaN, which a float maximum would drop.
+    let mut lanes = [1e-5f32.to_bits(); LANES];
+    let chunks = x.chunks_exact(LANES);
+    for (max, x) in lanes.iter_mut().zip(chunks.remainder()) {
+        *max = (*max).max(x.abs().to_bits());
+    }
+    for chunk in chunks {
+        for (max, x) in lanes.iter_mut().zip(chunk) {
+            *max = (*max).max(x.abs().to_bits());
+        }
+    }
+    let max = f32::from_bits(lanes.into_iter().max().unwrap_or_default());
+    let scale = 127.0 / max;
+    let mut sum = 0i32;
+    for (q, x) in q.iter_mut().zip(x) {
+        let v = round_to_i32(x * scale).clamp(-128, 127);
+        *q = v as i8;
+        sum += v;
+    }
+    (max / 127.0, sum)
+}
+
+/// Nearest integer, halves to even, for |x| up to 2^22: adding 1.5 * 2^23 leaves the integer in the
+/// low mantissa bits. Vectorises on every instruction set, unlike a call of `rint`.
+#[inline(always)]
+fn round_to_i32(x: f32) -> i32 {
+    const MAGIC: f32 = 12_582_912.0;
+    (x + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32
+}
+
+/// e^x to about 1 ulp for x above -87, e^-87 below and infinity from 89 on: range reduction by ln 2
+/// in two parts and a polynomial of degree 6 (after Cephes' `expf`), all in operations that
+/// vectorise.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    // A comparison that a NaN passes through, unlike `clamp` by `min` and `max`.
+    let x = if x > 100.0 { 100.0 } else { x };
+    let x = if x < -87.0 { -87.0 } else { x };
+    let n = round_to_i32(x * std::f32::consts::LOG2_E);
+    let nf = n as f32;
+    let r = x - nf * LN2_HI - nf * LN2_LO;
+    let p = 1.987_569_1e-4;
+    let p = p * r + 1.398_2e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 5.000_000_1e-1;
+    let y = p * r * r + r + 1.0;
+    // In two factors, because 2^n itself may exceed the largest float.
+    let half = n >> 1;
+    let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
+    y * power(half) * power(n - half)
+}
+
+for_each_isa! {
+    /// `up[i] *= silu(gate[i])`, with `silu(x) = x / (1 + e^-x)`.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn silu_mul(gate: &[f32], up: &mut [f32]) = silu_mul_body
+}
+
+#[inline(always)]
+fn silu_mul_body(gate: &[f32], up: &mut [f32]) {
+    assert_eq!(gate.len(), up.len());
+    for (up, g) in up.iter_mut().zip(gate) {
+        *up *= g / (1.0 + exp(-g));
+    }
+}
+
+for_each_isa! {
+    /// `up[i] *= relu(gate[i])^2`. A NaN in the gate stays one.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn relu2_mul(gate: &[f32], up: &mut [f32]) = relu2_mul_body
+}
+
+#[inline(always)]
+fn relu2_mul_body(gate: &[f32], up: &mut [f32]) {
+    assert_eq!(gate.len(), up.len());
+    for (up, g) in up.iter_mut().zip(gate) {
+        let r = if *g < 0.0 { 0.0 } else { *g };
+        *up *= r * r;
+    }
+}
+
+/// Element of a KV cache.
+pub trait KvElement: bytemuck::Pod + Default + Send + Sync + sealed::Sealed {
+    /// Nearest element, halves to even.
+    fn from_f32(x: f32) -> Self;
+
+    #[doc(hidden)]
+    fn attend(isa: Isa, args: Attend<'_, Self>);
+}
+
+mod sealed {
+    /// Only the crate's own element types have code for every instruction set.
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::f16 {}
+}
+
+/// One head of attention for one token; see [`attend`].
+#[derive(Debug)]
+pub struct Attend<'a, T> {
+    /// The query, rotated, `[dim]`.
+    pub query: &'a [f32],
+    /// Keys of the context, `[n][dim]`.
+    pub keys: &'a [T],
+    /// Values of the context, `[n][dim]`.
+    pub values: &'a [T],
+    /// Factor of the scores: 1 / sqrt(head dimension).
+    pub scale: f32,
+    /// Working memory, `[n]`; holds the attention weights afterwards.
+    pub scores: &'a mut [f32],
+    /// The result, `[dim]`.
+    pub out: &'a mut [f32],
+}
+
+/// `out = softmax(query . keys * scale) . values` for one head over a context of n = `scores.len()`
+/// tokens. `dim` is a multiple of [`LANES`]; heads of other dimensions are padded with zeros.
+///
+/// # Panics
+/// If the lengths do not fit each other.
+pub fn attend<T: KvElement>(isa: Isa, args: Attend<'_, T>) {
+    let (dim, n) = (args.query.len(), args.scores.len());
+    assert!(dim % LANES == 0 && args.out.len() == dim, "a padded head");
+    assert!(args.keys.len() == n * dim && args.values.len() == n * dim, "a key and a value for each score");
+    T::attend(isa, args);
+}
+
+impl KvElement for f32 {
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+
+    fn attend(isa: Isa, args: Attend<'_, Self>) {
+        attend_f32(isa, args);
+    }
+}
+
+for_each_isa! {
+    #[doc(hidden)]
+    pub fn attend_f32(args: Attend<'_, f32>) = attend_f32_body
+}
+
+#[inline(always)]
+fn attend_f32_body(args: Attend<'_, f32>) {
+    attend_body(args, |x| *x);
+}
+
+impl KvElement for f16 {
+    fn from_f32(x: f32) -> Self {
+        f16::from_f32(x)
+    }
+
+    fn attend(isa: Isa, args: Attend<'_, Self>) {
+        #[cfg(target_arch = "x86_64")]
+        use crate::arch::x86_64::{attend_f16_avx2, attend_f16_avx512};
+        match isa.level() {
+            Level::Scalar => attend_body(args, |x| x.map(f16::to_f32)),
+            // SAFETY: an `Isa` of that level exists only if the CPU has its features.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { attend_f16_avx2(args) },
+            // SAFETY: an `Isa` of that level exists only if the CPU has its features.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni => unsafe { attend_f16_avx512(args) },
+        }
+    }
+}
+
+/// Attention with elements that `load` turns into f32, a vector at a time.
+#[inline(always)]
+pub(crate) fn attend_body<T>(args: Attend<'_, T>, load: impl Fn(&[T; LANES]) -> [f32; LANES]) {
+    let Attend { query, keys, values, scale, scores, out } = args;
+    let dim = query.len();
+    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(dim)) {
+        let mut sums = [0f32; LANES];
+        for (q, k) in query.chunks_exact(LANES).zip(vectors(key)) {
+            let k = load(k);
+            for lane in 0..LANES {
+                sums[lane] += q[lane] * k[lane];
+            }
+        }
+        *score = sum_lanes(sums) * scale;
+    }
+    softmax(scores);
+    out.fill(0.0);
+    for (weight, value) in scores.iter().zip(values.chunks_exact(dim)) {
+        for (out, v) in out.chunks_exact_mut(LANES).zip(vectors(value)) {
+            let v = load(v);
+            for lane in 0..LANES {
+                out[lane] += weight * v[lane];
+            }
+        }
+    }
+}
+
+/// Pairwise sum of the lanes, in an order that vector registers can follow.
+#[inline(always)]
+fn sum_lanes(mut s: [f32; LANES]) -> f32 {
+    let mut n = LANES / 2;
+    while n > 0 {
+        for i in 0..n {
+            s[i] += s[i + n];
+        }
+        n /= 2;
+    }
+    s[0]
+}
+
+/// `scores = e^(scores - max) / sum`.
+#[inline(always)]
+fn softmax(scores: &mut [f32]) {
+    let mut max = f32::NEG_INFINITY;
+    for s in scores.iter() {
+        max = if *s > max { *s } else { max };
+    }
+    let mut sums = [0f32; LANES];
+    for chunk in scores.chunks_mut(LANES) {
+        for (s, sum) in chunk.iter_mut().zip(&mut sums) {
+            *s = exp(*s - max);
+            *sum += *s;
+        }
+    }
+    let factor = 1.0 / sum_lanes(sums);
+    for s in scores {
+        *s *= factor;
+    }
+}
+
+/// The whole vectors of `x`.
+#[inline(always)]
+fn vectors<T>(x: &[T]) -> impl Iterator<Item = &[T; LANES]> {
+    x.chunks_exact(LANES).map(|v| v.try_into().expect("a whole vector"))
+}

@@ -1,0 +1,255 @@
+//! Every instruction set against the scalar specification, over odd shapes and extreme values.
+
+use bitjoule_kernels::vector::{self, Attend, KvElement, LANES};
+use bitjoule_kernels::{ArenaWriter, Format, Isa, Matrix, PANEL_ROWS, PackedMatrix, Scratch, TokenInput};
+use half::f16;
+use proptest::prelude::*;
+
+fn ternary(rows: usize, cols: usize, scale: f32, trits: &[i8]) -> Matrix {
+    let mut arena = ArenaWriter::new(Format::I2S.packed_len(rows, cols)).unwrap();
+    let packed = PackedMatrix::pack_i2_s(&mut arena, (rows, cols), scale, |range, out| {
+        out.copy_from_slice(&trits[range.start * cols..range.end * cols]);
+        Ok::<_, ()>(())
+    });
+    packed.unwrap().finish(arena.finish())
+}
+
+fn floats(format: Format, rows: usize, cols: usize, scale: f32, weights: &[f32]) -> Matrix {
+    let mut arena = ArenaWriter::new(format.packed_len(rows, cols)).unwrap();
+    let packed = PackedMatrix::pack_floats(&mut arena, format, (rows, cols), scale, |range, out| {
+        out.copy_from_slice(&weights[range.start * cols..range.end * cols]);
+        Ok::<_, ()>(())
+    });
+    packed.unwrap().finish(arena.finish())
+}
+
+fn token(x: &[f32]) -> TokenInput {
+    let mut input = TokenInput::new(x.len());
+    input.values_mut(x.len()).copy_from_slice(x);
+    input.quantize(Isa::SCALAR);
+    input
+}
+
+fn product(matrix: &Matrix, isa: Isa, inputs: &[TokenInput]) -> Vec<f32> {
+    let mut out = vec![f32::NAN; matrix.panels() * inputs.len() * PANEL_ROWS];
+    matrix.mul(isa, 0..matrix.panels(), inputs, &mut Scratch::new(matrix.cols()), &mut out);
+    out
+}
+
+/// Output of row `r` for input `t` in the panel-major result.
+fn at(out: &[f32], n: usize, r: usize, t: usize) -> f32 {
+    out[(r / PANEL_ROWS * n + t) * PANEL_ROWS + r % PANEL_ROWS]
+}
+
+/// Activations of every kind: ordinary, all at one extreme, mostly zero, huge, tiny.
+fn activations(cols: usize) -> impl Strategy<Value = Vec<f32>> {
+    prop_oneof![
+        prop::collection::vec(-3.0f32..3.0, cols),
+        Just(vec![127.0; cols]),
+        Just(vec![-127.0; cols]),
+        prop::collection::vec(prop_oneof![Just(0.0f32), Just(1e-20), Just(1e30), Just(-1e30)], cols),
+    ]
+}
+
+fn shape() -> impl Strategy<Value = (usize, usize, usize)> {
+    (1usize..100, prop_oneof![1usize..70, 1000usize..1100, Just(4096usize)], 1usize..30)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn ternary_products_are_exact_on_every_isa(
+        (trits, inputs, rows, cols) in shape().prop_flat_map(|(rows, cols, n)| (
+            prop_oneof![
+                prop::collection::vec(-1i8..=1, rows * cols),
+                Just(vec![1i8; rows * cols]),
+                Just(vec![-1i8; rows * cols]),
+            ],
+            prop::collection::vec(activations(cols), n),
+            Just(rows),
+            Just(cols),
+        ))
+    ) {
+        let matrix = ternary(rows, cols, 0.75, &trits);
+        let inputs: Vec<_> = inputs.iter().map(|x| token(x)).collect();
+        let n = inputs.len();
+        let scalar = product(&matrix, Isa::SCALAR, &inputs);
+        for (t, input) in inputs.iter().enumerate() {
+            let (q, step) = input.quantized();
+            for r in 0..rows {
+                let sum: i64 = (0..cols).map(|c| i64::from(q[c]) * i64::from(trits[r * cols + c])).sum();
+                let want = sum as f32 * (step * 0.75);
+                prop_assert_eq!(at(&scalar, n, r, t).to_bits(), want.to_bits(), "row {}, input {}", r, t);
+            }
+        }
+        for isa in Isa::available() {
+            let batch = product(&matrix, isa, &inputs);
+            prop_assert_eq!(&batch, &scalar, "{} GEMM", isa);
+            let single = product(&matrix, isa, &inputs[..1]);
+            for r in 0..rows {
+                prop_assert_eq!(at(&single, 1, r, 0), at(&scalar, n, r, 0), "{} GEMV, row {}", isa, r);
+            }
+        }
+    }
+
+    #[test]
+    fn float_products_agree_with_f64(
+        (weights, inputs, rows, cols) in shape().prop_flat_map(|(rows, cols, n)| (
+            prop::collection::vec((-2048i32..2048).prop_map(|w| w as f32 / 64.0), rows * cols),
+            prop::collection::vec(prop::collection::vec(-3.0f32..3.0, cols), n),
+            Just(rows),
+            Just(cols),
+        ))
+    ) {
+        let inputs: Vec<_> = inputs.iter().map(|x| token(x)).collect();
+        for format in [Format::Fp32Rows, Format::F16Panels, Format::F32Panels] {
+            let matrix = floats(format, rows, cols, 0.5, &weights);
+            for isa in Isa::available() {
+                for inputs in [&inputs[..], &inputs[..1]] {
+                    let out = product(&matrix, isa, inputs);
+                    for (t, input) in inputs.iter().enumerate() {
+                        for r in 0..rows {
+                            let terms = (0..cols)
+                                .map(|c| f64::from(weights[r * cols + c]) * f64::from(input.values()[c]) * 0.5);
+                            let (sum, size) = terms.fold((0.0, 0.0), |(s, a), v| (s + v, a + v.abs()));
+                            let got = f64::from(at(&out, inputs.len(), r, t));
+                            prop_assert!(
+                                (got - sum).abs() <= size * 1e-5 + 1e-30,
+                                "{:?} {}: row {}, input {}: {} for {}", format, isa, r, t, got, sum
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_come_back((rows, cols, _) in shape(), seed in any::<u32>()) {
+        let trits: Vec<i8> =
+            (0..rows * cols).map(|i| ((i as u32 ^ seed).wrapping_mul(2_654_435_761) >> 20) as i8 % 3 % 2).collect();
+        let weights: Vec<f32> = trits.iter().map(|&t| f32::from(t)).collect();
+        let mut row = vec![0.0; cols];
+        for matrix in [
+            ternary(rows, cols, 0.5, &trits),
+            floats(Format::Fp32Rows, rows, cols, 0.5, &weights),
+            floats(Format::F16Panels, rows, cols, 0.5, &weights),
+            floats(Format::F32Panels, rows, cols, 0.5, &weights),
+        ] {
+            for r in 0..rows {
+                matrix.row(r, &mut row);
+                for c in 0..cols {
+                    prop_assert_eq!(row[c], weights[r * cols + c] * 0.5, "{:?} {},{}", matrix.format(), r, c);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn vector_operations_agree_bit_for_bit(
+        x in (1usize..300).prop_flat_map(activations),
+        w in prop::collection::vec(-2.0f32..2.0, 300),
+    ) {
+        let n = x.len();
+        let run = |isa: Isa| {
+            let mut normed = vec![0.0; n];
+            vector::rms_norm(isa, &x, &w[..n], 1e-5, &mut normed);
+            let mut q = vec![0; n];
+            let (step, sum) = vector::quantize(isa, &x, &mut q);
+            let mut silu = w[..n].to_vec();
+            vector::silu_mul(isa, &x, &mut silu);
+            let mut relu = w[..n].to_vec();
+            vector::relu2_mul(isa, &x, &mut relu);
+            let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            (bits(normed), q, step.to_bits(), sum, bits(silu), bits(relu))
+        };
+        let scalar = run(Isa::SCALAR);
+        for isa in Isa::available() {
+            prop_assert_eq!(&run(isa), &scalar, "{}", isa);
+        }
+        // And the scalar ones against the definitions.
+        let max = x.iter().fold(1e-5f32, |m, v| m.max(v.abs()));
+        for (q, x) in scalar.1.iter().zip(&x) {
+            prop_assert_eq!(f32::from(*q), (x * (127.0 / max)).round_ties_even());
+        }
+        for ((got, x), w) in scalar.4.iter().zip(&x).zip(&w) {
+            let want = f64::from(*w) * f64::from(*x) / (1.0 + (-f64::from(*x)).exp());
+            let got = f64::from(f32::from_bits(*got));
+            prop_assert!((got - want).abs() <= want.abs() * 1e-6 + 1e-30, "silu of {}: {} for {}", x, got, want);
+        }
+    }
+
+    #[test]
+    fn attention_agrees(
+        (query, context, dim) in (1usize..9, 1usize..40).prop_flat_map(|(vectors, n)| {
+            let dim = vectors * LANES;
+            (
+                prop::collection::vec(-2.0f32..2.0, dim),
+                prop::collection::vec(-2.0f32..2.0, 2 * n * dim),
+                Just(dim),
+            )
+        })
+    ) {
+        attention::<f32>(&query, &context, dim, |x| x)?;
+        attention::<f16>(&query, &context, dim, f16::to_f32)?;
+    }
+}
+
+fn attention<T: KvElement>(
+    query: &[f32],
+    context: &[f32],
+    dim: usize,
+    to_f32: impl Fn(T) -> f32,
+) -> Result<(), TestCaseError> {
+    let context: Vec<T> = context.iter().map(|&x| T::from_f32(x)).collect();
+    let (keys, values) = context.split_at(context.len() / 2);
+    let n = keys.len() / dim;
+    let run = |isa: Isa| {
+        let (mut scores, mut out) = (vec![0.0; n], vec![f32::NAN; dim]);
+        vector::attend(isa, Attend { query, keys, values, scale: 0.125, scores: &mut scores, out: &mut out });
+        out
+    };
+    let scalar = run(Isa::SCALAR);
+    for isa in Isa::available() {
+        prop_assert_eq!(&run(isa), &scalar, "{}", isa);
+    }
+    let scores: Vec<f64> = (0..n)
+        .map(|i| (0..dim).map(|d| f64::from(query[d]) * f64::from(to_f32(keys[i * dim + d])) * 0.125).sum())
+        .collect();
+    let weights: Vec<f64> = scores.iter().map(|s| s.exp()).collect();
+    let total: f64 = weights.iter().sum();
+    for d in 0..dim {
+        let want: f64 = (0..n).map(|i| weights[i] / total * f64::from(to_f32(values[i * dim + d]))).sum();
+        prop_assert!((f64::from(scalar[d]) - want).abs() < 2e-5, "{} for {}", scalar[d], want);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_nan_is_never_hidden() {
+    let matrix = ternary(40, 64, 1.0, &vec![1; 40 * 64]);
+    let mut x = vec![1.0; 64];
+    x[63] = f32::NAN;
+    for isa in Isa::available() {
+        let mut input = TokenInput::new(64);
+        input.values_mut(64).copy_from_slice(&x);
+        input.quantize(isa);
+        let out = product(&matrix, isa, &[input]);
+        assert!(out[..40].iter().all(|y| y.is_nan()), "{isa}: {out:?}");
+        let mut up = vec![1.0; 64];
+        vector::silu_mul(isa, &x, &mut up);
+        assert!(up[63].is_nan(), "{isa}: silu");
+        let mut up = vec![1.0; 64];
+        vector::relu2_mul(isa, &x, &mut up);
+        assert!(up[63].is_nan(), "{isa}: relu2");
+    }
+}
+
+#[test]
+fn isa_names_are_checked() {
+    assert_eq!(Isa::by_name("auto"), Ok(Isa::best()));
+    assert_eq!(Isa::by_name("scalar"), Ok(Isa::SCALAR));
+    let unknown = Isa::by_name("avx3").unwrap_err().to_string();
+    assert!(unknown.contains("avx3") && unknown.contains("scalar"), "{unknown}");
+}
