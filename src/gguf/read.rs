@@ -254,8 +254,9 @@ pub(super) fn parse_header(bytes: &[u8], file_bytes: u64) -> Result<Header> {
     let n_tensors = cursor.u64("the number of tensors")?;
     let n_metadata = cursor.u64("the number of metadata entries")?;
 
-    // The least that one entry can take: key length, a key of one byte, type, a value of one byte.
-    let n = cursor.count(n_metadata, 8 + 1 + 4 + 1, "metadata entries")?;
+    // The least that one entry can take: key length, type, a value of one byte. (An empty key is refused
+    // further down, with a message of its own.)
+    let n = cursor.count(n_metadata, 8 + 4 + 1, "metadata entries")?;
     let mut metadata = Vec::with_capacity(n);
     for _ in 0..n {
         metadata.push(cursor.metadata_entry()?);
@@ -268,8 +269,8 @@ pub(super) fn parse_header(bytes: &[u8], file_bytes: u64) -> Result<Header> {
     }
     let alignment = alignment_of(&metadata)?;
 
-    // Name length, number of dimensions, one dimension, type, offset; llama.cpp allows an empty name.
-    let n = cursor.count(n_tensors, 8 + 4 + 8 + 4 + 8, "tensors")?;
+    // Name length, number of dimensions, type, offset. (No dimensions are refused further down.)
+    let n = cursor.count(n_tensors, 8 + 4 + 4 + 8, "tensors")?;
     let mut tensors = Vec::with_capacity(n);
     for _ in 0..n {
         tensors.push(cursor.tensor_info()?);
