@@ -30,19 +30,21 @@ pub fn dequantize_rows(
     layout: I2sLayout,
     out: &mut [f32],
 ) -> Result<()> {
+    // Its block depends on the layout, and a scale and padding follow its codes.
+    if ty == TensorType::I2S {
+        return i2s::dequantize(data, cols, rows, layout, out);
+    }
     let (elements, bytes) = ty.block();
-    let select = |out_len| {
-        Codes::of_rows(data, ty.name(), (elements as usize, bytes as usize), cols, rows.clone(), out_len)
-    };
+    let codes = Codes::of_rows(data, ty.name(), (elements as usize, bytes as usize), cols, rows, out.len())?;
     match ty {
-        TensorType::F32 => float::f32(select(out.len())?.bytes, out),
-        TensorType::F16 => float::f16(select(out.len())?.bytes, out),
-        TensorType::Bf16 => float::bf16(select(out.len())?.bytes, out),
-        TensorType::Q8_0 => blocks::q8_0(select(out.len())?, out)?,
-        TensorType::Q6K => blocks::q6_k(select(out.len())?, out)?,
-        TensorType::Tq1_0 => ternary::tq1_0(select(out.len())?, out)?,
-        TensorType::Tq2_0 => ternary::tq2_0(select(out.len())?, out)?,
-        TensorType::I2S => i2s::dequantize(data, cols, rows, layout, out)?,
+        TensorType::F32 => float::f32(codes.bytes, out),
+        TensorType::F16 => float::f16(codes.bytes, out),
+        TensorType::Bf16 => float::bf16(codes.bytes, out),
+        TensorType::Q8_0 => blocks::q8_0(codes, out)?,
+        TensorType::Q6K => blocks::q6_k(codes, out)?,
+        TensorType::Tq1_0 => ternary::tq1_0(codes, out)?,
+        TensorType::Tq2_0 => ternary::tq2_0(codes, out)?,
+        TensorType::I2S => {} // returned above
     }
     Ok(())
 }
