@@ -7,6 +7,7 @@ pub mod error;
 pub mod figure;
 pub mod gguf;
 pub mod journal;
+pub mod model;
 pub mod probe;
 pub mod report;
 pub mod stats;

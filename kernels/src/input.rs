@@ -3,7 +3,7 @@
 use crate::{Isa, vector};
 
 /// Columns are padded with zeros to a multiple of this, so that kernels need no column tails.
-pub const COLUMN_STEP: usize = 16;
+pub(crate) const COLUMN_STEP: usize = 16;
 
 /// The input vector of a linear layer for one token: f32, and quantized to int8 where a ternary
 /// kernel asked for it.

@@ -240,40 +240,37 @@ impl Matrix {
     }
 
     fn mul_panel(&self, isa: Isa, panel: &[u8], inputs: &[TokenInput], scratch: &mut [u8], out: &mut [f32]) {
+        use bytemuck::cast_slice;
         let scale = self.scale;
-        match (self.format, isa.level()) {
-            (Format::Fp32Rows, _) => {
-                arch::scalar::naive_rows(bytemuck::cast_slice(panel), scale, inputs, out)
+        match isa.level() {
+            _ if self.format == Format::Fp32Rows => {
+                arch::scalar::naive_rows(cast_slice(panel), scale, inputs, out);
             }
-            (Format::I2S, Level::Scalar) => arch::scalar::i2_s(panel, scale, inputs, out),
-            (Format::F16Panels, Level::Scalar) => {
-                arch::scalar::float_panel::<f16>(bytemuck::cast_slice(panel), scale, inputs, out)
-            }
-            (Format::F32Panels, Level::Scalar) => {
-                arch::scalar::float_panel::<f32>(bytemuck::cast_slice(panel), scale, inputs, out)
-            }
-            // SAFETY, all below: an `Isa` of that level exists only if the CPU has its features.
-            #[cfg(target_arch = "x86_64")]
-            (Format::I2S, Level::Avx2) => unsafe { arch::avx2::i2_s(panel, scale, inputs, scratch, out) },
-            #[cfg(target_arch = "x86_64")]
-            (Format::F16Panels, Level::Avx2) => unsafe {
-                arch::avx2::float_panel::<f16>(bytemuck::cast_slice(panel), scale, inputs, scratch, out)
+            Level::Scalar => match self.format {
+                Format::I2S => arch::scalar::i2_s(panel, scale, inputs, out),
+                Format::F16Panels => arch::scalar::float_panel::<f16>(cast_slice(panel), scale, inputs, out),
+                _ => arch::scalar::float_panel::<f32>(cast_slice(panel), scale, inputs, out),
             },
             #[cfg(target_arch = "x86_64")]
-            (Format::F32Panels, Level::Avx2) => unsafe {
-                arch::avx2::float_panel::<f32>(bytemuck::cast_slice(panel), scale, inputs, scratch, out)
+            // SAFETY: an `Isa` of this level exists only if the CPU has its features; `mul` checked
+            // the inputs against the columns and cut the panel, the outputs and the scratch to size.
+            Level::Avx2 => unsafe {
+                use arch::avx2::{float_panel, i2_s};
+                match self.format {
+                    Format::I2S => i2_s(panel, scale, inputs, scratch, out),
+                    Format::F16Panels => float_panel::<f16>(cast_slice(panel), scale, inputs, scratch, out),
+                    _ => float_panel::<f32>(cast_slice(panel), scale, inputs, scratch, out),
+                }
             },
             #[cfg(target_arch = "x86_64")]
-            (Format::I2S, Level::Avx512Vnni) => unsafe {
-                arch::avx512::i2_s(panel, scale, inputs, scratch, out)
-            },
-            #[cfg(target_arch = "x86_64")]
-            (Format::F16Panels, Level::Avx512Vnni) => unsafe {
-                arch::avx512::float_panel::<f16>(bytemuck::cast_slice(panel), scale, inputs, scratch, out)
-            },
-            #[cfg(target_arch = "x86_64")]
-            (Format::F32Panels, Level::Avx512Vnni) => unsafe {
-                arch::avx512::float_panel::<f32>(bytemuck::cast_slice(panel), scale, inputs, scratch, out)
+            // SAFETY: as above.
+            Level::Avx512Vnni => unsafe {
+                use arch::avx512::{float_panel, i2_s};
+                match self.format {
+                    Format::I2S => i2_s(panel, scale, inputs, scratch, out),
+                    Format::F16Panels => float_panel::<f16>(cast_slice(panel), scale, inputs, scratch, out),
+                    _ => float_panel::<f32>(cast_slice(panel), scale, inputs, scratch, out),
+                }
             },
         }
     }

@@ -133,8 +133,8 @@ fn exp(x: f32) -> f32 {
     let p = p * r + 1.398_2e-3;
     let p = p * r + 8.333_452e-3;
     let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 5.000_000_1e-1;
+    let p = p * r + 0.166_666_66;
+    let p = p * r + 0.500_000_06;
     let y = p * r * r + r + 1.0;
     // In two factors, because 2^n itself may exceed the largest float.
     let half = n >> 1;

@@ -1,0 +1,327 @@
+//! From a GGUF file to a [`Model`] packed for a kernel.
+//!
+//! In two steps, so that nothing large is allocated before it is known to be right and to fit:
+//! [`Plan::new`] checks every tensor and knows the memory that [`Plan::load`] will take.
+
+use std::ops::Range;
+
+use bitjoule_kernels::format::i2_s;
+use bitjoule_kernels::{ArenaWriter, Format, Kernel, Matrix, PackedMatrix};
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::gguf::{Gguf, I2sLayout, TensorInfo, TensorType, i2s_scale, i2s_trits};
+use crate::units::Bytes;
+
+use super::names::{self, Expected, Role};
+use super::{Config, Layer, Model};
+
+/// Rows that are converted at a time when a whole tensor is scanned.
+const SCAN_ROWS: usize = 64;
+
+/// A checked model file and what packing it for a kernel takes.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    gguf: &'a Gguf,
+    config: Config,
+    kernel: Kernel,
+    layout: I2sLayout,
+    tensors: Vec<Planned<'a>>,
+}
+
+#[derive(Debug)]
+struct Planned<'a> {
+    expected: Expected,
+    source: Source<'a>,
+    /// `None` for norms, which stay vectors.
+    format: Option<Format>,
+}
+
+/// A tensor of the file and how its values are read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source<'a> {
+    gguf: &'a Gguf,
+    info: &'a TensorInfo,
+    layout: I2sLayout,
+}
+
+impl<'a> Plan<'a> {
+    /// Checks that `gguf` is a whole model whose weights `kernel` can hold, and plans its packing.
+    ///
+    /// # Errors
+    /// If a tensor is missing, superfluous or of the wrong shape, or its type cannot be held.
+    pub fn new(gguf: &'a Gguf, kernel: Kernel, layout: I2sLayout) -> Result<Self> {
+        let config = Config::from_gguf(gguf)?;
+        let expected = names::expected(&config);
+        let file = gguf.path_label();
+        if let Some(extra) = gguf.tensors().iter().find(|t| !expected.iter().any(|e| e.name == t.name)) {
+            return Err(Error::input(format!(
+                "{file}: tensor '{}' is not part of a {} model; bitjoule would leave it out and compute \
+                 something else, so it does not run this file",
+                extra.name,
+                gguf.req_str("general.architecture")?
+            )));
+        }
+        let mut tensors = Vec::with_capacity(expected.len());
+        for expected in expected {
+            let name = &expected.name;
+            let source = Source::new(gguf, name, layout)?;
+            let info = source.info;
+            if (info.cols(), info.rows()) != (expected.cols as u64, expected.rows as u64) {
+                return Err(Error::input(format!(
+                    "{file}: tensor '{name}' is {} x {}, but the metadata make it {} x {} (columns x rows)",
+                    info.cols(),
+                    info.rows(),
+                    expected.cols,
+                    expected.rows
+                )));
+            }
+            let format = match expected.role {
+                Role::Norm => None,
+                Role::Head => Some(source.head_format(kernel)?),
+                Role::Linear => Some(linear_format(kernel)),
+            };
+            if format == Some(Format::I2S) && expected.cols > i2_s::MAX_COLS {
+                return Err(Error::input(format!("{file}: tensor '{name}' has too many columns for i2_s")));
+            }
+            tensors.push(Planned { expected, source, format });
+        }
+        Ok(Plan { gguf, config, kernel, layout, tensors })
+    }
+
+    /// Architecture and shape of the model.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How I2_S tensors are read.
+    pub fn layout(&self) -> I2sLayout {
+        self.layout
+    }
+
+    /// Memory that the packed weights will occupy.
+    pub fn weight_bytes(&self) -> Bytes {
+        let bytes = self.tensors.iter().filter_map(|t| {
+            Some(ArenaWriter::block_len(t.format?.packed_len(t.expected.rows, t.expected.cols)) as u64)
+        });
+        Bytes(bytes.sum())
+    }
+
+    /// Packs all weights, on all cores (rayon).
+    ///
+    /// # Errors
+    /// If memory is refused, a weight is not finite, or a ternary kernel meets a weight that is not
+    /// ternary; the message names the tensor.
+    pub fn load(self) -> Result<Model> {
+        let file = self.gguf.path_label();
+        let bytes = self.weight_bytes();
+        let refused = |e: &dyn std::fmt::Display| {
+            Error::environment(format!("{file}: cannot allocate {bytes} for the packed weights: {e}"))
+        };
+        let len = usize::try_from(bytes.0).map_err(|e| refused(&e))?;
+        let mut arena = ArenaWriter::new(len).map_err(|e| refused(&e))?;
+        let mut packed = Vec::new();
+        let mut norms = Vec::new();
+        for tensor in &self.tensors {
+            match tensor.format {
+                Some(format) => packed.push(tensor.source.pack(&mut arena, format)?),
+                None => norms.push(tensor.source.norm()?),
+            }
+        }
+        let arena = arena.finish();
+        // The tensors were planned in the order in which the model is put together here.
+        let mut matrices = packed.into_iter().map(|m| m.finish(arena.clone()));
+        let mut norms = norms.into_iter();
+        let mut matrix = || matrices.next().expect("a planned matrix");
+        let mut norm = || norms.next().expect("a planned norm");
+        let sub_norms = self.config.architecture.has_sub_norms();
+        let embedding = matrix();
+        let layers = (0..self.config.layers)
+            .map(|_| Layer {
+                attn_norm: norm(),
+                q: matrix(),
+                k: matrix(),
+                v: matrix(),
+                attn_sub_norm: sub_norms.then(&mut norm),
+                o: matrix(),
+                ffn_norm: norm(),
+                gate: matrix(),
+                up: matrix(),
+                ffn_sub_norm: sub_norms.then(&mut norm),
+                down: matrix(),
+            })
+            .collect();
+        let output_norm = norm();
+        let output: Option<Matrix> = (!self.config.tied).then(matrix);
+        Ok(Model { config: self.config, kernel: self.kernel, embedding, output, output_norm, layers })
+    }
+}
+
+/// Format of the linear layers under a kernel.
+fn linear_format(kernel: Kernel) -> Format {
+    match kernel {
+        Kernel::Fp32Naive => Format::Fp32Rows,
+        Kernel::F16 => Format::F16Panels,
+        Kernel::I2S => Format::I2S,
+    }
+}
+
+impl<'a> Source<'a> {
+    /// The tensor `name` of `gguf`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(super) fn new(gguf: &'a Gguf, name: &str, layout: I2sLayout) -> Result<Self> {
+        let info = gguf.tensor(name).ok_or_else(|| {
+            let file = gguf.path_label();
+            Error::input(format!("{file}: there is no tensor '{name}'; the model is incomplete"))
+        })?;
+        Ok(Source { gguf, info, layout })
+    }
+
+    /// The tensor's entry in the file.
+    pub(super) fn info(&self) -> &'a TensorInfo {
+        self.info
+    }
+
+    /// Format of an embedding or output projection. They are not ternary: the ternary kernels use the
+    /// f16 kernel for them where f16 holds every value exactly, and the same kernel on f32 where not.
+    fn head_format(self, kernel: Kernel) -> Result<Format> {
+        Ok(match kernel {
+            Kernel::Fp32Naive => Format::Fp32Rows,
+            Kernel::F16 => Format::F16Panels,
+            Kernel::I2S if self.info.ty == TensorType::F16 => Format::F16Panels,
+            Kernel::I2S if self.is_exact_in_f16()? => Format::F16Panels,
+            Kernel::I2S => Format::F32Panels,
+        })
+    }
+
+    /// Whether f16 holds every value of the tensor.
+    pub(super) fn is_exact_in_f16(&self) -> Result<bool> {
+        let exact = self.scan(|values| values.iter().all(|&w| half::f16::from_f32(w).to_f32() == w))?;
+        Ok(exact.into_iter().all(|e| e))
+    }
+
+    /// An error about this tensor.
+    pub(super) fn error(&self, what: impl std::fmt::Display) -> Error {
+        Error::input(format!("{}: tensor '{}': {what}", self.gguf.path_label(), self.info.name))
+    }
+
+    /// Rows and columns.
+    pub(super) fn shape(&self) -> (usize, usize) {
+        (self.info.rows() as usize, self.info.cols() as usize)
+    }
+
+    /// Rows of the tensor as f32; an error if one is not finite.
+    pub(super) fn rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let first = rows.start;
+        self.gguf.dequantize(self.info, rows, self.layout, out)?;
+        match out.iter().position(|w| !w.is_finite()) {
+            None => Ok(()),
+            Some(i) => {
+                let (row, col) = (first + i / self.shape().1, i % self.shape().1);
+                Err(self.error(format_args!(
+                    "the weight in row {row}, column {col} is {}; the file is damaged",
+                    out[i]
+                )))
+            }
+        }
+    }
+
+    /// Applies `f` to all values, some rows at a time, in parallel.
+    fn scan<R: Send>(&self, f: impl Fn(&[f32]) -> R + Sync) -> Result<Vec<R>> {
+        let (rows, cols) = self.shape();
+        (0..rows.div_ceil(SCAN_ROWS))
+            .into_par_iter()
+            .map(|chunk| {
+                let range = chunk * SCAN_ROWS..((chunk + 1) * SCAN_ROWS).min(rows);
+                let mut values = vec![0.0; range.len() * cols];
+                self.rows(range, &mut values)?;
+                Ok(f(&values))
+            })
+            .collect()
+    }
+
+    fn norm(&self) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; self.shape().1];
+        self.rows(0..1, &mut values)?;
+        Ok(values)
+    }
+
+    fn pack(&self, arena: &mut ArenaWriter, format: Format) -> Result<PackedMatrix> {
+        match (format, self.info.ty) {
+            (Format::I2S, _) => {
+                let scale = self.ternary_scale()?;
+                PackedMatrix::pack_i2_s(arena, self.shape(), scale, |rows, out| {
+                    self.ternary_rows(rows, scale, out)
+                })
+            }
+            // The trits as floats, so that f16 holds them exactly; the f32 scale is applied to the sums.
+            (_, TensorType::I2S) => {
+                PackedMatrix::pack_floats(arena, format, self.shape(), self.ternary_scale()?, |rows, out| {
+                    let mut trits = vec![0; out.len()];
+                    self.ternary_rows(rows, 1.0, &mut trits)?;
+                    out.iter_mut().zip(trits).for_each(|(out, t)| *out = f32::from(t));
+                    Ok(())
+                })
+            }
+            (Format::F16Panels, _) => {
+                PackedMatrix::pack_floats(arena, format, self.shape(), 1.0, |rows, out| {
+                    self.rows(rows, out)?;
+                    match out.iter().find(|w| !half::f16::from_f32(**w).is_finite()) {
+                        None => Ok(()),
+                        Some(w) => {
+                            Err(self
+                                .error(format_args!("{w} is beyond what f16 holds; use kernel fp32-naive")))
+                        }
+                    }
+                })
+            }
+            _ => {
+                PackedMatrix::pack_floats(arena, format, self.shape(), 1.0, |rows, out| self.rows(rows, out))
+            }
+        }
+    }
+
+    /// Scale of a ternary tensor: the stored one of an I2_S tensor, the largest magnitude of others
+    /// (1 if all are 0).
+    pub(super) fn ternary_scale(&self) -> Result<f32> {
+        if self.info.ty == TensorType::I2S {
+            let data = self.gguf.data(self.info);
+            return i2s_scale(data, self.info.elements() as usize).map_err(|e| self.error(e));
+        }
+        let max = |values: &[f32]| values.iter().fold(0f32, |m, w| m.max(w.abs()));
+        let largest = self.scan(max)?.into_iter().fold(0f32, f32::max);
+        Ok(if largest == 0.0 { 1.0 } else { largest })
+    }
+
+    /// Rows as trits, of a tensor whose scale is `scale`.
+    ///
+    /// # Errors
+    /// If a weight is neither 0 nor plus or minus the scale.
+    pub(super) fn ternary_rows(&self, rows: Range<usize>, scale: f32, out: &mut [i8]) -> Result<()> {
+        let cols = self.shape().1;
+        if self.info.ty == TensorType::I2S {
+            let data = self.gguf.data(self.info);
+            return i2s_trits(data, cols, rows, self.layout, out).map_err(|e| self.error(e));
+        }
+        let first = rows.start;
+        let mut values = vec![0.0; out.len()];
+        self.rows(rows, &mut values)?;
+        for (i, (out, &w)) in out.iter_mut().zip(&values).enumerate() {
+            *out = match w {
+                0.0 => 0,
+                _ if w == scale => 1,
+                _ if w == -scale => -1,
+                _ => {
+                    let (row, col) = (first + i / cols, i % cols);
+                    return Err(self.error(format_args!(
+                        "not ternary: the weight in row {row}, column {col} is {w}, neither 0 nor {scale} nor \
+                         -{scale}; a ternary kernel or type cannot hold it, use f16 or fp32-naive"
+                    )));
+                }
+            };
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,228 @@
+//! Synthetic models: the geometry of a published model with random ternary weights.
+//!
+//! Speed does not depend on the values of ternary weights (no kernel skips zeros), so a synthetic
+//! model of the right shape measures what the real one would; its text is noise. The weights depend
+//! on the seed alone, not on the type they are written in, and are made and written a slice at a time.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::gguf::{Array, TensorInfo, TensorType, Value, Writer};
+
+use super::names::{self, Expected, Role};
+use super::{Config, Geometry, WeightType};
+
+/// The seed of models that suites synthesise.
+pub const SYNTH_SEED: u64 = 1;
+
+/// Context length written into synthetic models.
+const CONTEXT: u32 = 4096;
+
+/// Weights made by one task; a multiple of every tensor's block.
+const TASK_WEIGHTS: usize = 1 << 16;
+
+/// Tasks encoded before their bytes are written: bounds the memory to tens of megabytes.
+const TASKS_IN_FLIGHT: usize = 64;
+
+/// Writes a synthetic model of `geometry` to `path`, its linear layers as `ty`, its embedding as F16
+/// (F32 if `ty` is). An existing file is replaced only if `overwrite`.
+///
+/// # Errors
+/// If the file exists or cannot be written.
+pub fn synth(geometry: &Geometry, ty: WeightType, seed: u64, path: &Path, overwrite: bool) -> Result<()> {
+    let config = config_of(geometry)?;
+    let expected = names::expected(&config);
+    let head = if ty == WeightType::F32 { WeightType::F32 } else { WeightType::F16 };
+    let tensors = expected.iter().map(|e| {
+        let ty = match e.role {
+            Role::Norm => TensorType::F32,
+            Role::Head => head.tensor_type(),
+            Role::Linear => ty.tensor_type(),
+        };
+        let shape =
+            if e.role == Role::Norm { vec![e.cols as u64] } else { vec![e.cols as u64, e.rows as u64] };
+        TensorInfo::new(e.name.clone(), shape, ty)
+    });
+    let mut writer = Writer::create(path, &metadata(geometry, ty, seed), tensors.collect(), overwrite)?;
+    for (index, tensor) in expected.iter().enumerate() {
+        // One generator for each tensor and task, so that tasks can run in any order.
+        let rng = |task: usize| Rng::new(seed, ((index as u64) << 32) | task as u64);
+        let n = tensor.rows * tensor.cols;
+        let scale = linear_scale(tensor);
+        let tasks: Vec<usize> = (0..n.div_ceil(TASK_WEIGHTS)).collect();
+        for tasks in tasks.chunks(TASKS_IN_FLIGHT) {
+            let encoded: Vec<Vec<u8>> = tasks
+                .par_iter()
+                .map(|&task| {
+                    let len = TASK_WEIGHTS.min(n - task * TASK_WEIGHTS);
+                    let mut out = Vec::new();
+                    let mut rng = rng(task);
+                    match tensor.role {
+                        Role::Linear => {
+                            let mut trits = vec![0i8; len];
+                            rng.trits(&mut trits);
+                            ty.encode_trits(&trits, scale, &mut out)?;
+                        }
+                        Role::Head => {
+                            (0..len).try_for_each(|_| head.encode_float(rng.uniform(0.05), &mut out))?
+                        }
+                        Role::Norm => (0..len).try_for_each(|_| {
+                            WeightType::F32.encode_float(1.0 + rng.uniform(0.25), &mut out)
+                        })?,
+                    }
+                    Ok(out)
+                })
+                .collect::<Result<_>>()
+                .map_err(|e| e.at(&tensor.name))?;
+            encoded.iter().try_for_each(|bytes| writer.write_tensor_bytes(bytes))?;
+        }
+        if tensor.role == Role::Linear {
+            let mut tail = Vec::new();
+            ty.encode_tail(scale, &mut tail);
+            writer.write_tensor_bytes(&tail)?;
+        }
+    }
+    writer.finish()
+}
+
+/// A scale that keeps the size of activations: two thirds of the trits are not zero. Rounded to f16,
+/// so that all types hold the same weights.
+fn linear_scale(tensor: &Expected) -> f32 {
+    half::f16::from_f32((1.5 / tensor.cols as f32).sqrt()).to_f32()
+}
+
+fn config_of(g: &Geometry) -> Result<Config> {
+    let architecture = super::Architecture::by_name(&g.architecture).ok_or_else(|| {
+        Error::input(format!("geometry {}: unknown architecture {}", g.model, g.architecture))
+    })?;
+    let head_dim = (g.hidden / g.heads) as usize;
+    Ok(Config {
+        architecture,
+        hidden: g.hidden as usize,
+        ffn: g.ffn as usize,
+        layers: g.layers as usize,
+        heads: g.heads as usize,
+        kv_heads: g.kv_heads as usize,
+        head_dim,
+        rope_dim: head_dim,
+        rope_base: rope_base(g),
+        norm_eps: 1e-5,
+        vocab: g.vocab as usize,
+        context: CONTEXT as usize,
+        // llama models of the table have an output projection of their own.
+        tied: architecture != super::Architecture::Llama,
+    })
+}
+
+fn rope_base(g: &Geometry) -> f32 {
+    if g.architecture == "bitnet" { 10_000.0 } else { 500_000.0 }
+}
+
+/// Metadata as llama.cpp and its forks want them, so that they can run the file too.
+fn metadata(g: &Geometry, ty: WeightType, seed: u64) -> Vec<(String, Value)> {
+    let arch = &g.architecture;
+    let u = Value::U32;
+    let s = |v: &str| Value::String(v.to_owned());
+    // llama.cpp's `general.file_type` numbers; 40 is bitnet.cpp's for I2_S.
+    let file_type = match ty {
+        WeightType::F32 => 0,
+        WeightType::F16 => 1,
+        WeightType::I2S => 40,
+    };
+    let head_dim = g.hidden / g.heads;
+    let vocab = g.vocab as usize;
+    let token = |i: usize| match i {
+        0 => "<unk>".to_owned(),
+        1 => "<s>".to_owned(),
+        2 => "</s>".to_owned(),
+        3..=258 => format!("<0x{:02X}>", i - 3),
+        _ => format!("<{i}>"),
+    };
+    // llama.cpp's token types: 1 normal, 2 unknown, 3 control, 6 byte.
+    let token_type = |i: usize| match i {
+        0 => 2,
+        1 | 2 => 3,
+        3..=258 => 6,
+        _ => 1,
+    };
+    let of_arch = |k: &str, v: Value| (format!("{arch}.{k}"), v);
+    let of = |k: &str, v: Value| (k.to_owned(), v);
+    vec![
+        of("general.architecture", s(arch)),
+        of("general.name", s(&format!("bitjoule synthetic {}, seed {seed}", g.model))),
+        of("general.file_type", u(file_type)),
+        of_arch("block_count", u(g.layers)),
+        of_arch("context_length", u(CONTEXT)),
+        of_arch("embedding_length", u(g.hidden)),
+        of_arch("feed_forward_length", u(g.ffn)),
+        of_arch("attention.head_count", u(g.heads)),
+        of_arch("attention.head_count_kv", u(g.kv_heads)),
+        of_arch("attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+        of_arch("rope.freq_base", Value::F32(rope_base(g))),
+        of_arch("rope.dimension_count", u(head_dim)),
+        of_arch("rope.scaling.type", s("linear")),
+        of_arch("rope.scaling.factor", Value::F32(1.0)),
+        of_arch("vocab_size", u(g.vocab)),
+        of("bitjoule.synth.geometry", s(&g.model)),
+        of("bitjoule.synth.seed", Value::U64(seed)),
+        of("tokenizer.ggml.model", s("llama")),
+        of("tokenizer.ggml.pre", s("default")),
+        of("tokenizer.ggml.tokens", Value::Array(Array::String((0..vocab).map(token).collect()))),
+        of("tokenizer.ggml.scores", Value::Array(Array::F32((0..vocab).map(|i| -(i as f32)).collect()))),
+        of("tokenizer.ggml.token_type", Value::Array(Array::I32((0..vocab).map(token_type).collect()))),
+        of("tokenizer.ggml.bos_token_id", u(1)),
+        of("tokenizer.ggml.eos_token_id", u(2)),
+        of("tokenizer.ggml.unknown_token_id", u(0)),
+    ]
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): small, fast, and the same everywhere for ever, which a
+/// library's generator does not promise.
+#[derive(Debug, Clone)]
+struct Rng(u64);
+
+impl Rng {
+    fn new(seed: u64, stream: u64) -> Self {
+        let mut rng = Rng(seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95));
+        rng.next();
+        rng
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// -1, 0 and 1, a third each (one more in 256 for -1).
+    fn trits(&mut self, out: &mut [i8]) {
+        for chunk in out.chunks_mut(8) {
+            for (out, byte) in chunk.iter_mut().zip(self.next().to_le_bytes()) {
+                *out = (u16::from(byte) * 3 >> 8) as i8 - 1;
+            }
+        }
+    }
+
+    /// Uniform in -max to max.
+    fn uniform(&mut self, max: f32) -> f32 {
+        ((self.next() >> 40) as f32 / (1u32 << 23) as f32 - 1.0) * max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trits_are_thirds() {
+        let mut trits = vec![0; 30_000];
+        Rng::new(1, 2).trits(&mut trits);
+        for t in [-1, 0, 1] {
+            let n = trits.iter().filter(|&&x| x == t).count();
+            assert!((9_500..10_500).contains(&n), "{n} times {t}");
+        }
+    }
+}
