@@ -3,6 +3,7 @@
 //! The path of the data: a suite (TOML) becomes a plan, the plan a run, the run a journal
 //! (JSON Lines), and from the journal alone come statistics, tables and plots. See METHODOLOGY.md.
 
+pub mod engine;
 pub mod error;
 pub mod figure;
 pub mod gguf;

@@ -201,7 +201,7 @@ impl Rng {
     fn trits(&mut self, out: &mut [i8]) {
         for chunk in out.chunks_mut(8) {
             for (out, byte) in chunk.iter_mut().zip(self.next().to_le_bytes()) {
-                *out = (u16::from(byte) * 3 >> 8) as i8 - 1;
+                *out = ((u16::from(byte) * 3) >> 8) as i8 - 1;
             }
         }
     }

@@ -1,0 +1,11 @@
+//! The inference engine: forward pass, KV cache, sampling, and the thread team that runs them.
+
+mod cache;
+mod forward;
+mod sampler;
+mod team;
+
+pub use cache::KvType;
+pub use forward::{Engine, EngineOptions};
+pub use sampler::{Sampler, Sampling, argmax};
+pub use team::{Team, allowed_cpus};
