@@ -1,1 +1,203 @@
-//! To be written.
+//! Suites: TOML files that say what to measure, and the messages that mend a wrong one.
+//!
+//! The format is documented in `suites/README.md`.
+
+mod parse;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+pub use parse::{BUILTINS, ISAS, KERNELS, KV_TYPES, synth_sizes};
+
+/// The suite that `bitjoule run` measures without an argument.
+const QUICK: &str = include_str!("../../suites/quick.toml");
+
+/// A suite file larger than this is not one.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// What to measure: every model with its kernels, at every thread count and workload, in rounds.
+///
+/// [`Suite::parse`] is the way in: serde alone checks types, not names and limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Suite {
+    /// Short name, part of the name of the run directory: letters, digits, `.`, `_`, `-`, `+`.
+    pub name: String,
+    /// What it is for, in a sentence; may be empty.
+    pub description: String,
+    /// Rounds; each measures every case once.
+    pub rounds: u32,
+    /// Seed of the order of cases and of the prompts; at most `i64::MAX`, which is as far as TOML goes.
+    pub seed: u64,
+    /// Element type of the KV cache, one of [`KV_TYPES`].
+    pub kv: String,
+    /// Seconds after which a visit of one case is killed.
+    pub timeout_s: u32,
+    /// Kernels of the models that do not name their own, each one of [`KERNELS`].
+    pub kernels: Vec<String>,
+    /// Instruction sets, each one of [`ISAS`].
+    pub isas: Vec<String>,
+    /// Worker threads.
+    pub threads: Vec<Threads>,
+    /// Models.
+    pub models: Vec<Model>,
+    /// Workloads.
+    pub workloads: Vec<Workload>,
+}
+
+/// A number of worker threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Threads {
+    /// So many.
+    Count(u32),
+    /// As many as this process may use cores; `"all"` in TOML.
+    #[serde(with = "all")]
+    All,
+}
+
+/// `Threads::All` is the word `all`; an untagged unit variant would be nothing at all.
+mod all {
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    pub(super) fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("all")
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "all" => Ok(()),
+            _ => Err(D::Error::custom("expected a number of threads or \"all\"")),
+        }
+    }
+}
+
+/// A model of a suite.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// Where it comes from.
+    #[serde(flatten)]
+    pub source: ModelSource,
+    /// Label in tables, instead of the one that follows from the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Kernels to measure it with, instead of the suite's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Vec<String>>,
+}
+
+/// Where a model comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelSource {
+    /// A model that is part of bitjoule, one of [`BUILTINS`].
+    Builtin(String),
+    /// Random ternary weights in the geometry of this size, one of [`synth_sizes`].
+    Synth(String),
+    /// A GGUF file; an absolute path after parsing.
+    File(PathBuf),
+}
+
+impl ModelSource {
+    /// The label a model has without a name of its own: the builtin's name, the size, or the file's
+    /// name without `.gguf`.
+    pub fn label(&self) -> String {
+        match self {
+            ModelSource::Builtin(name) | ModelSource::Synth(name) => name.clone(),
+            ModelSource::File(path) => {
+                let file = path.file_name().unwrap_or_default().to_string_lossy();
+                file.strip_suffix(".gguf").unwrap_or(&file).to_owned()
+            }
+        }
+    }
+}
+
+impl Model {
+    /// The label in tables: unique within the suite.
+    pub fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.source.label())
+    }
+}
+
+/// How much each case computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workload {
+    /// Prompt tokens, at least 1.
+    pub n_prompt: u32,
+    /// Tokens generated, at least 2: the first comes from the prefill, the others are decode steps.
+    pub n_gen: u32,
+}
+
+impl Suite {
+    /// Reads a suite from `text`. Messages call the text `origin`; model files are relative to the
+    /// folder `base` and become absolute paths (whether they exist is found out by opening them).
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the line and, for a misspelt name, the nearest valid one.
+    pub fn parse(text: &str, origin: &str, base: &Path) -> Result<Suite> {
+        parse::parse(text, origin, base)
+    }
+
+    /// Reads the suite file at `path`.
+    ///
+    /// # Errors
+    /// As [`Suite::parse`], and those of reading the file.
+    pub fn load(path: &Path) -> Result<Suite> {
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
+            .map_err(|e| Error::io("read suite", path, &e))?;
+        if text.len() as u64 > MAX_FILE_BYTES {
+            return Err(Error::input(format!(
+                "{}: larger than {MAX_FILE_BYTES} bytes, so this is not a suite",
+                path.display()
+            )));
+        }
+        let base = path.parent().unwrap_or(Path::new(""));
+        Suite::parse(&text, &path.display().to_string(), base)
+    }
+
+    /// The suite built into the binary, `suites/quick.toml`: small models, under two minutes.
+    ///
+    /// # Errors
+    /// None in a released binary: a test parses the file.
+    pub fn quick() -> Result<Suite> {
+        Suite::parse(QUICK, "suites/quick.toml", Path::new(""))
+    }
+
+    /// The suite as TOML, everything resolved and every default written out; [`Suite::parse`] reads
+    /// it back as the same suite from any folder.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a path is not UTF-8, which no parsed suite has.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::input(format!("cannot write the suite as TOML: {e}")))
+    }
+
+    /// The kernels to measure `model` with.
+    pub fn kernels_of<'a>(&'a self, model: &'a Model) -> &'a [String] {
+        model.kernels.as_deref().unwrap_or(&self.kernels)
+    }
+
+    /// The thread counts in the suite's order, `"all"` being `all` threads, each once.
+    pub fn thread_counts(&self, all: u32) -> Vec<u32> {
+        let mut counts = Vec::new();
+        for threads in &self.threads {
+            let count = match threads {
+                Threads::Count(count) => *count,
+                Threads::All => all,
+            };
+            if !counts.contains(&count) {
+                counts.push(count);
+            }
+        }
+        counts
+    }
+}

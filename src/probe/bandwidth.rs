@@ -1,0 +1,266 @@
+//! The read bandwidth of the machine: the wall that decode runs against, measured beside it.
+//!
+//! Each thread reads its own part of a buffer much larger than the caches, front to back, as decode
+//! reads weights. The loop is plain Rust: on a Zen 4 virtual machine wider vector loads, software prefetch
+//! and several streams a thread gave no more than the spread of repeated measurements. The dev profile
+//! is fast enough for tests; figures worth reporting need an optimised build.
+
+use std::hint::{black_box, spin_loop};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use memmap2::MmapMut;
+
+use crate::units::{Bytes, BytesPerS};
+use crate::{Error, Result};
+
+const MAX_THREADS: u32 = 1024;
+const MAX_PASSES: u32 = 10_000;
+const PAGE: u64 = 4096;
+
+/// What [`measure`] found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bandwidth {
+    /// Size of the buffer that was read, all threads together: what was asked for, rounded down to
+    /// whole pages for each thread.
+    pub buffer: Bytes,
+    /// Rate of each pass over the buffer, in the order measured.
+    pub passes: Vec<BytesPerS>,
+}
+
+/// Reads a buffer of `buffer` bytes with `threads` threads, `passes` times. A pass lasts from the
+/// moment all threads are ready until the last one has read its part.
+///
+/// Threads are pinned to one core each if there are enough cores that this process may use.
+///
+/// # Errors
+/// [`Error::Input`] if `threads` or `passes` is 0 or absurd or the buffer has less than a page for
+/// each thread; [`Error::Environment`] if memory or threads are refused.
+pub fn measure(threads: u32, buffer: Bytes, passes: u32) -> Result<Bandwidth> {
+    if !(1..=MAX_THREADS).contains(&threads) || !(1..=MAX_PASSES).contains(&passes) {
+        return Err(Error::input(format!(
+            "bandwidth: {threads} threads and {passes} passes; 1 to {MAX_THREADS} and 1 to {MAX_PASSES} are possible"
+        )));
+    }
+    let part = buffer.0 / u64::from(threads) / PAGE * PAGE;
+    if part == 0 {
+        return Err(Error::input(format!(
+            "bandwidth: a buffer of {buffer} is too small for {threads} threads"
+        )));
+    }
+    let refused = |e: std::io::Error| {
+        Error::environment(format!("bandwidth: no {buffer} of memory and {threads} threads to be had: {e}"))
+    };
+    // Mapped here, so that a refusal is an error before any thread waits for another; each thread
+    // touches its own part first, so that the pages lie near its core.
+    let parts: Vec<MmapMut> = (0..threads)
+        .map(|_| {
+            let part = usize::try_from(part).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
+            let map = MmapMut::map_anon(part)?;
+            // Without huge pages part of the time is address translation. A kernel that has none
+            // refuses, and the measurement is then of what it can do.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise(memmap2::Advice::HugePage);
+            Ok(map)
+        })
+        .collect::<std::io::Result<_>>()
+        .map_err(refused)?;
+
+    let cores = allowed_cores();
+    let start_line =
+        StartLine { threads: threads as usize, arrived: AtomicUsize::new(0), off: AtomicBool::new(false) };
+    let windows: Vec<Vec<(Instant, Instant)>> = std::thread::scope(|scope| {
+        let mut team = Vec::with_capacity(parts.len());
+        for (index, mut part) in parts.into_iter().enumerate() {
+            let core = if cores.len() >= threads as usize { cores.get(index).copied() } else { None };
+            let start_line = &start_line;
+            let spawned = std::thread::Builder::new().spawn_scoped(scope, move || {
+                if let Some(core) = core {
+                    pin(core);
+                }
+                fill(&mut part, index as u64);
+                let mut windows = Vec::with_capacity(passes as usize);
+                for pass in 0..passes as usize {
+                    if !start_line.wait(pass) {
+                        break;
+                    }
+                    let start = Instant::now();
+                    black_box(read(black_box(&part)));
+                    windows.push((start, Instant::now()));
+                }
+                windows
+            });
+            match spawned {
+                Ok(thread) => team.push(thread),
+                Err(e) => {
+                    // Those already running wait for one that never comes.
+                    start_line.off.store(true, Ordering::Release);
+                    return Err(refused(e));
+                }
+            }
+        }
+        team.into_iter()
+            .map(|thread| thread.join().map_err(|_| Error::environment("bandwidth: a thread panicked")))
+            .collect()
+    })?;
+
+    let bytes = part * u64::from(threads);
+    let passes = (0..passes as usize)
+        .filter_map(|pass| {
+            let start = windows.iter().filter_map(|w| w.get(pass)).map(|w| w.0).min()?;
+            let end = windows.iter().filter_map(|w| w.get(pass)).map(|w| w.1).max()?;
+            // A page takes longer than the clock's nanosecond; the bound keeps the rate finite anyway.
+            let seconds = end.duration_since(start).as_secs_f64().max(1e-9);
+            Some(BytesPerS(bytes as f64 / seconds))
+        })
+        .collect();
+    Ok(Bandwidth { buffer: Bytes(bytes), passes })
+}
+
+/// The buffer to measure with: 512 MB or 8 times the last-level cache, whichever is larger, so that
+/// what the cache still holds from the pass before does not count; but no more than a quarter of the
+/// memory `available`.
+pub fn default_buffer(llc: Option<Bytes>, available: Option<Bytes>) -> Bytes {
+    let cache = llc.map_or(0, |llc| llc.0.saturating_mul(8));
+    let most = available.map_or(u64::MAX, |available| available.0 / 4);
+    Bytes(cache.max(512_000_000).min(most))
+}
+
+/// Where threads wait for each other before each pass. It spins, because a wake-up by the kernel takes
+/// longer than the differences that matter.
+struct StartLine {
+    threads: usize,
+    /// Arrivals over all passes.
+    arrived: AtomicUsize,
+    /// Set when not all threads will come.
+    off: AtomicBool,
+}
+
+impl StartLine {
+    /// Waits until every thread has arrived for `pass`; false if the measurement is off.
+    fn wait(&self, pass: usize) -> bool {
+        /// After so many turns the missing thread probably waits for this one's core.
+        const TURNS: u32 = 10_000;
+        self.arrived.fetch_add(1, Ordering::AcqRel);
+        let mut turns = 0;
+        while self.arrived.load(Ordering::Acquire) < (pass + 1) * self.threads {
+            if self.off.load(Ordering::Acquire) {
+                return false;
+            }
+            turns += 1;
+            if turns < TURNS {
+                spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+        }
+        true
+    }
+}
+
+/// Writes every page with numbers that are nowhere equal: a page that was never written is the
+/// kernel's one zero page, and equal pages may be merged, both of which are read from cache.
+fn fill(part: &mut [u8], seed: u64) {
+    // Xorshift; odd, so never the 0 at which it stands still.
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    for word in part.as_chunks_mut::<8>().0 {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        *word = x.to_ne_bytes();
+    }
+}
+
+/// Reads every whole cache line. Eight independent sums keep the loads apart from the additions'
+/// latency, in vector registers if optimised and in ordinary ones if not.
+fn read(part: &[u8]) -> u64 {
+    let mut sums = [0_u64; 8];
+    for line in part.as_chunks::<64>().0 {
+        for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
+            *sum ^= u64::from_ne_bytes(*word);
+        }
+    }
+    sums.iter().fold(0, |all, sum| all ^ sum)
+}
+
+/// The cores that this process may run on; none where that cannot be told.
+#[cfg(target_os = "linux")]
+fn allowed_cores() -> Vec<usize> {
+    use rustix::thread::{CpuSet, sched_getaffinity};
+    match sched_getaffinity(None) {
+        Ok(set) => (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect(),
+        Err(_) => Vec::new(),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allowed_cores() -> Vec<usize> {
+    Vec::new()
+}
+
+/// Keeps the calling thread on `core`, if the system lets it.
+#[cfg(target_os = "linux")]
+fn pin(core: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    // Refused in some sandboxes; the threads then run where the scheduler puts them.
+    let _ = rustix::thread::sched_setaffinity(None, &set);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pin(_core: usize) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_read() {
+        let mut part = vec![0; 4096];
+        fill(&mut part, 3);
+        let all = part.chunks(8).fold(0, |x, w| x ^ u64::from_ne_bytes(w.try_into().unwrap()));
+        assert_eq!(read(&part), all);
+        part[4095] ^= 1;
+        assert_ne!(read(&part), all);
+    }
+
+    #[test]
+    fn pages_differ_and_none_is_empty() {
+        let mut parts = [vec![0; 8192], vec![0; 8192]];
+        for (seed, part) in parts.iter_mut().enumerate() {
+            fill(part, seed as u64);
+        }
+        let pages: std::collections::HashSet<&[u8]> = parts.iter().flat_map(|p| p.chunks(4096)).collect();
+        assert_eq!(pages.len(), 4);
+        assert!(!pages.contains([0; 4096].as_slice()));
+    }
+
+    #[test]
+    fn a_rate_for_each_pass() {
+        for threads in [1, 2, 5] {
+            let found = measure(threads, Bytes(5_000_000), 3).unwrap();
+            assert_eq!(found.passes.len(), 3);
+            assert!(found.passes.iter().all(|rate| rate.0.is_finite() && rate.0 > 0.0));
+            assert!(found.buffer.0 <= 5_000_000 && found.buffer.0 > 4_900_000);
+        }
+    }
+
+    #[test]
+    fn absurd_wishes_are_refused() {
+        for (threads, buffer, passes) in [(0, 1 << 20, 1), (1, 1 << 20, 0), (5000, 1 << 20, 1), (2, 5000, 1)]
+        {
+            assert_eq!(measure(threads, Bytes(buffer), passes).unwrap_err().exit_code(), 2);
+        }
+        assert_eq!(measure(1, Bytes(u64::MAX), 1).unwrap_err().exit_code(), 3);
+    }
+
+    #[test]
+    fn the_default_buffer_exceeds_the_cache_and_spares_the_memory() {
+        const GB: u64 = 1_000_000_000;
+        assert_eq!(default_buffer(None, None), Bytes(512_000_000));
+        assert_eq!(default_buffer(Some(Bytes(32 << 20)), Some(Bytes(24 * GB))), Bytes(512_000_000));
+        assert_eq!(default_buffer(Some(Bytes(GB)), Some(Bytes(64 * GB))), Bytes(8 * GB));
+        assert_eq!(default_buffer(Some(Bytes(GB)), Some(Bytes(4 * GB))), Bytes(GB));
+        assert_eq!(default_buffer(Some(Bytes(u64::MAX)), None), Bytes(u64::MAX));
+    }
+}

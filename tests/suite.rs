@@ -1,0 +1,262 @@
+//! The suite format: what is accepted, and that every mistake is one clear message with its line.
+
+use std::path::Path;
+
+use bitjoule::Error;
+use bitjoule::suite::{Model, ModelSource, Suite, Threads, Workload};
+use proptest::prelude::*;
+
+const GOOD: &str = r#"name = "mine"
+kernels = ["f16", "i2_s"]
+threads = [1, "all"]
+[[models]]
+synth = "125M"
+[[models]]
+file = "sub/model.gguf"
+kernels = ["i2_s"]
+[[workloads]]
+n_prompt = 32
+n_gen = 32
+"#;
+
+fn parse(text: &str) -> Result<Suite, Error> {
+    Suite::parse(text, "x.toml", Path::new("/base"))
+}
+
+/// The message for `GOOD` with `from` replaced by `to`.
+#[track_caller]
+fn message(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    refusal(&GOOD.replacen(from, to, 1))
+}
+
+#[track_caller]
+fn refusal(text: &str) -> String {
+    let error = parse(text).expect_err("must be refused");
+    assert_eq!(error.exit_code(), 2);
+    let message = error.to_string();
+    assert!(!message.contains('\n'), "{message}");
+    message
+}
+
+#[test]
+fn a_suite_is_read_with_its_defaults() {
+    let suite = parse(GOOD).unwrap();
+    assert_eq!(suite.name, "mine");
+    assert_eq!((suite.rounds, suite.seed, suite.timeout_s), (3, 1, 600));
+    assert_eq!((suite.kv.as_str(), suite.description.as_str()), ("f16", ""));
+    assert_eq!(suite.isas, ["auto"]);
+    assert_eq!(suite.threads, [Threads::Count(1), Threads::All]);
+    assert_eq!(suite.workloads, [Workload { n_prompt: 32, n_gen: 32 }]);
+    let [synth, file] = suite.models.as_slice() else { panic!("two models") };
+    assert_eq!(*synth, Model { source: ModelSource::Synth("125M".into()), name: None, kernels: None });
+    assert_eq!(file.source, ModelSource::File("/base/sub/model.gguf".into()));
+    assert_eq!((synth.label(), file.label()), ("125M".to_owned(), "model".to_owned()));
+    assert_eq!(suite.kernels_of(synth), ["f16", "i2_s"]);
+    assert_eq!(suite.kernels_of(file), ["i2_s"]);
+    assert_eq!(suite.thread_counts(8), [1, 8]);
+    assert_eq!(suite.thread_counts(1), [1]);
+}
+
+#[test]
+fn the_shipped_suites_are_valid() {
+    let quick = Suite::quick().unwrap();
+    assert_eq!((quick.name.as_str(), quick.rounds, quick.models.len()), ("quick", 3, 3));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("suites");
+    let speed = Suite::load(&folder.join("speed.toml")).unwrap();
+    let naive: Vec<String> = speed
+        .models
+        .iter()
+        .filter(|m| speed.kernels_of(m).contains(&"fp32-naive".to_owned()))
+        .map(Model::label)
+        .collect();
+    assert_eq!(naive, ["125M", "350M", "700M"]);
+    assert_eq!(speed.models.len(), 7);
+}
+
+#[test]
+fn every_suite_key_is_documented() {
+    let readme = include_str!("../suites/README.md");
+    for refusal in [message("name", "zzz"), message("synth", "zzz"), message("n_gen", "zzz")] {
+        let (_, known) = refusal.split_once("Known keys here: ").unwrap();
+        for key in known.split(", ") {
+            assert!(readme.contains(&format!("`{key}`")), "suites/README.md does not mention `{key}`");
+        }
+    }
+    for size in bitjoule::suite::synth_sizes() {
+        assert!(readme.contains(&format!("`\"{size}\"`")), "suites/README.md does not mention {size}");
+    }
+}
+
+#[test]
+fn a_resolved_suite_reads_back_from_anywhere() {
+    let text = GOOD.replacen(
+        "[[models]]",
+        "[[models]]\nbuiltin = \"tiny-bitnet-b1.58\"\nname = \"t\"\n[[models]]",
+        1,
+    );
+    let suite = parse(&text).unwrap();
+    let toml = suite.to_toml().unwrap();
+    assert_eq!(Suite::parse(&toml, "suite.toml", Path::new("/elsewhere")).unwrap(), suite);
+    assert_eq!(toml::from_str::<Suite>(&toml).unwrap(), suite);
+    let quick = Suite::quick().unwrap();
+    assert_eq!(parse(&quick.to_toml().unwrap()).unwrap(), quick);
+}
+
+#[test]
+fn misspelt_keys_name_the_line_and_the_nearest() {
+    assert_eq!(
+        message("kernels", "kernals"),
+        "x.toml:2: unknown key 'kernals'; did you mean 'kernels'? Known keys here: name, description, \
+         rounds, seed, kv, timeout_s, kernels, isas, threads, models, workloads"
+    );
+    assert_eq!(
+        message("kernels = [\"i2_s\"]", "kernel = [\"i2_s\"]"),
+        "x.toml:8: unknown key 'kernel' in [[models]]; did you mean 'kernels'? Known keys here: builtin, \
+         synth, file, name, kernels"
+    );
+    assert!(
+        message("n_gen", "gen")
+            .contains("x.toml:11: unknown key 'gen' in [[workloads]]; did you mean 'n_gen'?")
+    );
+    assert!(
+        message("n_gen = 32", "n_gen = 32\nrounds = 5")
+            .contains("x.toml:12: unknown key 'rounds' in [[workloads]]; it belongs at the top of the file")
+    );
+    assert!(message("name", "qqqq").starts_with("x.toml:1: unknown key 'qqqq'. Known keys here: name"));
+    assert!(
+        message("[[models]]", "[[model]]").contains("x.toml:4: unknown key 'model'; did you mean 'models'?")
+    );
+}
+
+#[test]
+fn misspelt_values_name_the_line_and_the_nearest() {
+    assert_eq!(
+        message("\"i2_s\"", "\"i2s\""),
+        "x.toml:2: unknown kernel 'i2s'; did you mean 'i2_s'? Valid are: fp32-naive, f16, i2_s"
+    );
+    assert!(
+        message("125M", "125m").contains("x.toml:5: unknown synthetic size '125m'; did you mean '125M'?")
+    );
+    assert!(
+        message("synth = \"125M\"", "builtin = \"tiny\"").contains("x.toml:5: unknown builtin model 'tiny'")
+    );
+    assert!(
+        message("threads", "isas = [\"avx512\"]\nthreads")
+            .contains("x.toml:3: unknown instruction set 'avx512'; did you mean 'avx512-vnni'?")
+    );
+    assert!(
+        message("threads", "kv = \"fp16\"\nthreads")
+            .contains("x.toml:3: unknown KV cache type 'fp16'; did you mean 'f16'?")
+    );
+}
+
+#[test]
+fn missing_keys_are_named() {
+    assert_eq!(message("name = \"mine\"", ""), "x.toml: the key 'name' is missing");
+    assert_eq!(message("n_gen = 32\n", ""), "x.toml:9: the key 'n_gen' is missing in [[workloads]]");
+    assert!(message("synth = \"125M\"", "").starts_with("x.toml:4: a model needs one of"));
+    assert!(
+        message("synth = \"125M\"", "synth = \"125M\"\nfile = \"a\"")
+            .starts_with("x.toml:4: a model has only one of")
+    );
+    assert_eq!(refusal(""), "x.toml: the key 'name' is missing");
+}
+
+#[test]
+fn wrong_types_and_ranges_name_the_line_and_the_limits() {
+    let with = |line: &str| message("threads", &format!("{line}\nthreads"));
+    assert_eq!(
+        with("rounds = 0"),
+        "x.toml:3: 'rounds' must be a whole number from 1 to 10000, not the number 0"
+    );
+    assert!(with("rounds = 1_000_000_000_000").contains("from 1 to 10000, not the number 1000000000000"));
+    assert!(with("rounds = 1.5").contains("x.toml:3: 'rounds' must be a whole number"));
+    assert!(with("rounds = -1").contains("not the number -1"));
+    assert!(with("rounds = \"3\"").contains("not the string \"3\""));
+    assert!(with("seed = 9223372036854775808").contains("x.toml:3: 'seed'"));
+    assert!(with("timeout_s = true").contains("x.toml:3: 'timeout_s'"));
+    assert!(with("kv = 16").contains("'kv' must be a string"));
+    assert!(with("isas = \"auto\"").contains("'isas' must be a list"));
+    assert!(with("isas = []").contains("x.toml:3: 'isas' is empty"));
+    assert!(with("isas = [\"avx2\",\n\"avx2\"]").contains("x.toml:4: 'isas' has this entry twice"));
+    assert!(
+        message("[1, ", "[100000, ").contains("x.toml:3: 'threads' must be a whole number from 1 to 1024")
+    );
+    assert!(message("[1, ", "[0, ").contains("x.toml:3"));
+    assert!(message("[1, ", "[\"all\", ").contains("x.toml:3: 'threads' has this entry twice"));
+    assert!(message("\"all\"", "\"most\"").contains("numbers from 1 to 1024 and \"all\""));
+    assert!(
+        message("n_prompt = 32", "n_prompt = 4000000000")
+            .contains("x.toml:10: 'n_prompt' must be a whole number from 1 to 131072")
+    );
+    assert!(message("n_gen = 32", "n_gen = 1").contains("x.toml:11: 'n_gen' must be a whole number from 2"));
+    assert!(message("\"mine\"", "\"a/b\"").contains("x.toml:1: 'a/b' is no good name: '/' is none of"));
+    assert!(message("\"mine\"", "\"..\"").contains("begins with '.'"));
+    assert!(message("\"mine\"", "\"\"").contains("it is empty"));
+    assert!(message("sub/model.gguf", "a b.gguf").contains("give one with `name"));
+    assert!(message("\"sub/model.gguf\"", "\"\"").contains("x.toml:7: 'file' is empty"));
+    assert!(
+        refusal("name = \"a\"\nkernels = [\"f16\"]\nthreads = [1]\nworkloads = 3\n[models]\nsynth = \"1B\"")
+            .contains("tables [[models]]")
+    );
+    let again = "[[workloads]]\nn_prompt = 32\nn_gen = 32\n";
+    assert!(refusal(&format!("{GOOD}{again}")).contains("x.toml:12: 'workloads' has this entry twice"));
+}
+
+#[test]
+fn equal_labels_ask_for_a_name() {
+    let second = "[[models]]\nfile = \"other/model.gguf\"\n[[workloads]]";
+    assert_eq!(
+        message("[[workloads]]", second),
+        "x.toml:9: a second model with the label 'model'; give it another with `name = \"...\"`"
+    );
+    let named = GOOD.replacen("[[workloads]]", &second.replacen("file", "name = \"b\"\nfile", 1), 1);
+    assert_eq!(parse(&named).unwrap().models.len(), 3);
+}
+
+#[test]
+fn broken_toml_names_the_line() {
+    assert!(message("threads = [1", "threads = 1").starts_with("x.toml:3: "));
+    assert!(message("threads", "kernels").starts_with("x.toml:3: "));
+    assert!(refusal(&("a = ".to_owned() + &"[".repeat(100_000))).starts_with("x.toml:1: "));
+    assert!(refusal("\0").starts_with("x.toml:1: "));
+    assert!(refusal(&format!("{} = 1", "k".repeat(500_000))).len() < 500);
+}
+
+#[test]
+fn a_plan_of_absurd_size_is_refused() {
+    let threads: Vec<String> = (1..=1024).map(|n| n.to_string()).collect();
+    let text = GOOD.replacen("1, \"all\"", &threads.join(","), 1);
+    let workloads: String = (1..=10).map(|n| format!("[[workloads]]\nn_prompt = {n}\nn_gen = 2\n")).collect();
+    assert!(refusal(&(text + &workloads)).contains("33792 cases"));
+}
+
+#[test]
+fn unreadable_files_are_one_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = Suite::load(&folder.path().join("no.toml")).unwrap_err();
+    assert_eq!(missing.exit_code(), 2);
+    let large = folder.path().join("large.toml");
+    std::fs::write(&large, " ".repeat((1 << 20) + 1)).unwrap();
+    assert!(Suite::load(&large).unwrap_err().to_string().contains("larger than"));
+    std::fs::write(&large, [0xff, 0xfe]).unwrap();
+    assert_eq!(Suite::load(&large).unwrap_err().exit_code(), 2);
+    assert_eq!(Suite::load(folder.path()).unwrap_err().exit_code(), 2);
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "\\PC{0,200}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_mutation_of_a_suite_panics(at in 0..GOOD.len(), with in "[\\[\\]\"=0-9a-z\n{}.,é-]{0,3}") {
+        let mut text = GOOD.to_owned();
+        text.replace_range(at..at + 1, &with);
+        if let Ok(suite) = parse(&text) {
+            prop_assert_eq!(parse(&suite.to_toml().unwrap()).unwrap(), suite);
+        }
+    }
+}
