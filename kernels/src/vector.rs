@@ -196,26 +196,33 @@ mod sealed {
 pub struct Attend<'a, T> {
     /// The query, rotated, `[dim]`.
     pub query: &'a [f32],
-    /// Keys of the context, `[n][dim]`.
+    /// Keys of the tokens before, `[n][dim]`, from the cache.
     pub keys: &'a [T],
-    /// Values of the context, `[n][dim]`.
+    /// Values of the tokens before, `[n][dim]`, from the cache.
     pub values: &'a [T],
+    /// The token's own key, rotated, `[dim]`.
+    pub own_key: &'a [f32],
+    /// The token's own value, `[dim]`.
+    pub own_value: &'a [f32],
     /// Factor of the scores: 1 / sqrt(head dimension).
     pub scale: f32,
-    /// Working memory, `[n]`; holds the attention weights afterwards.
+    /// Working memory, `[n + 1]`; holds the attention weights afterwards, the token's own last.
     pub scores: &'a mut [f32],
     /// The result, `[dim]`.
     pub out: &'a mut [f32],
 }
 
-/// `out = softmax(query . keys * scale) . values` for one head over a context of n = `scores.len()`
-/// tokens. `dim` is a multiple of [`LANES`]; heads of other dimensions are padded with zeros.
+/// `out = softmax(query . keys * scale) . values` for one head of one token over the n tokens before it
+/// and itself. The token's own key and value are taken as computed, not as a cache of half precision
+/// would round them: that costs nothing and is exact for the first token. `dim` is a multiple of
+/// [`LANES`]; heads of other dimensions are padded with zeros.
 ///
 /// # Panics
 /// If the lengths do not fit each other.
 pub fn attend<T: KvElement>(isa: Isa, args: Attend<'_, T>) {
-    let (dim, n) = (args.query.len(), args.scores.len());
+    let (dim, n) = (args.query.len(), args.scores.len() - 1);
     assert!(dim % LANES == 0 && args.out.len() == dim, "a padded head");
+    assert!(args.own_key.len() == dim && args.own_value.len() == dim, "the token's own key and value");
     assert!(args.keys.len() == n * dim && args.values.len() == n * dim, "a key and a value for each score");
     T::attend(isa, args);
 }
@@ -263,26 +270,42 @@ impl KvElement for f16 {
 /// Attention with elements that `load` turns into f32, a vector at a time.
 #[inline(always)]
 pub(crate) fn attend_body<T>(args: Attend<'_, T>, load: impl Fn(&[T; LANES]) -> [f32; LANES]) {
-    let Attend { query, keys, values, scale, scores, out } = args;
+    let Attend { query, keys, values, own_key, own_value, scale, scores, out } = args;
     let dim = query.len();
     for (score, key) in scores.iter_mut().zip(keys.chunks_exact(dim)) {
-        let mut sums = [0f32; LANES];
-        for (q, k) in query.chunks_exact(LANES).zip(vectors(key)) {
-            let k = load(k);
-            for lane in 0..LANES {
-                sums[lane] += q[lane] * k[lane];
-            }
-        }
-        *score = sum_lanes(sums) * scale;
+        *score = dot(query, vectors(key).map(&load)) * scale;
+    }
+    if let Some(own) = scores.last_mut() {
+        *own = dot(query, vectors(own_key).copied()) * scale;
     }
     softmax(scores);
     out.fill(0.0);
     for (weight, value) in scores.iter().zip(values.chunks_exact(dim)) {
-        for (out, v) in out.chunks_exact_mut(LANES).zip(vectors(value)) {
-            let v = load(v);
-            for lane in 0..LANES {
-                out[lane] += weight * v[lane];
-            }
+        add_scaled(*weight, vectors(value).map(&load), out);
+    }
+    if let Some(own) = scores.last() {
+        add_scaled(*own, vectors(own_value).copied(), out);
+    }
+}
+
+/// Dot product, lane by lane.
+#[inline(always)]
+fn dot(query: &[f32], key: impl Iterator<Item = [f32; LANES]>) -> f32 {
+    let mut sums = [0f32; LANES];
+    for (q, k) in vectors(query).zip(key) {
+        for lane in 0..LANES {
+            sums[lane] += q[lane] * k[lane];
+        }
+    }
+    sum_lanes(sums)
+}
+
+/// `out += weight * value`.
+#[inline(always)]
+fn add_scaled(weight: f32, value: impl Iterator<Item = [f32; LANES]>, out: &mut [f32]) {
+    for (out, v) in out.chunks_exact_mut(LANES).zip(value) {
+        for lane in 0..LANES {
+            out[lane] += weight * v[lane];
         }
     }
 }

@@ -202,25 +202,42 @@ fn attention<T: KvElement>(
     dim: usize,
     to_f32: impl Fn(T) -> f32,
 ) -> Result<(), TestCaseError> {
-    let context: Vec<T> = context.iter().map(|&x| T::from_f32(x)).collect();
+    // Keys then values; the last of each is the token's own, which is not rounded.
     let (keys, values) = context.split_at(context.len() / 2);
-    let n = keys.len() / dim;
+    let n = keys.len() / dim - 1;
+    let (own_key, own_value) = (&keys[n * dim..], &values[n * dim..]);
+    let rounded = |x: &[f32]| x[..n * dim].iter().map(|&x| T::from_f32(x)).collect::<Vec<T>>();
+    let (cached_keys, cached_values) = (rounded(keys), rounded(values));
     let run = |isa: Isa| {
-        let (mut scores, mut out) = (vec![0.0; n], vec![f32::NAN; dim]);
-        vector::attend(isa, Attend { query, keys, values, scale: 0.125, scores: &mut scores, out: &mut out });
+        let (mut scores, mut out) = (vec![0.0; n + 1], vec![f32::NAN; dim]);
+        let args = Attend {
+            query,
+            keys: &cached_keys,
+            values: &cached_values,
+            own_key,
+            own_value,
+            scale: 0.125,
+            scores: &mut scores,
+            out: &mut out,
+        };
+        vector::attend(isa, args);
         out
     };
     let scalar = run(Isa::SCALAR);
     for isa in Isa::available() {
         prop_assert_eq!(&run(isa), &scalar, "{}", isa);
     }
-    let scores: Vec<f64> = (0..n)
-        .map(|i| (0..dim).map(|d| f64::from(query[d]) * f64::from(to_f32(keys[i * dim + d])) * 0.125).sum())
-        .collect();
+    let all = |cached: &[T], own: &[f32]| {
+        let cached = cached.iter().map(|x| f64::from(to_f32(*x)));
+        cached.chain(own.iter().map(|x| f64::from(*x))).collect::<Vec<f64>>()
+    };
+    let (keys, values) = (all(&cached_keys, own_key), all(&cached_values, own_value));
+    let scores: Vec<f64> =
+        keys.chunks(dim).map(|k| k.iter().zip(query).map(|(k, q)| k * f64::from(*q) * 0.125).sum()).collect();
     let weights: Vec<f64> = scores.iter().map(|s| s.exp()).collect();
     let total: f64 = weights.iter().sum();
     for d in 0..dim {
-        let want: f64 = (0..n).map(|i| weights[i] / total * f64::from(to_f32(values[i * dim + d]))).sum();
+        let want: f64 = weights.iter().enumerate().map(|(i, w)| w / total * values[i * dim + d]).sum();
         prop_assert!((f64::from(scalar[d]) - want).abs() < 2e-5, "{} for {}", scalar[d], want);
     }
     Ok(())

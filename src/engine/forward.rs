@@ -95,8 +95,8 @@ struct Local {
     scratch: Scratch,
     /// A token's vector, or a panel's products.
     a: Vec<f32>,
-    /// A padded head.
-    head: Vec<f32>,
+    /// Padded heads: query, own key, own value.
+    heads: [Vec<f32>; 3],
     /// Attention weights.
     scores: Vec<f32>,
 }
@@ -182,7 +182,7 @@ impl Engine {
         let locals = (0..threads).map(|_| Local {
             scratch: Scratch::new(widest),
             a: vec![0.0; widest.max(batch * PANEL_ROWS)],
-            head: vec![0.0; shape.dim],
+            heads: std::array::from_fn(|_| vec![0.0; shape.dim]),
             scores: vec![0.0; context],
         });
         Ok(Engine {
@@ -442,7 +442,7 @@ impl Pass<'_> {
         });
     }
 
-    /// Start of the keys in `qkv`, or of the values.
+    /// Start of the queries (0), keys (1) or values (2) in `qkv`.
     fn qkv_start(&self, part: usize) -> usize {
         let config = &self.model.config;
         let q = (config.heads * config.head_dim).next_multiple_of(PANEL_ROWS);
@@ -463,11 +463,11 @@ impl Pass<'_> {
                 for t in 0..n {
                     let at = (position + t) * shape.dim..(position + t + 1) * shape.dim;
                     let mut put = |from: &[f32], to: &mut [T], rotate: bool| {
-                        gather(from, n, t, rows.clone(), &mut local.head[..dim]);
+                        gather(from, n, t, rows.clone(), &mut local.heads[0][..dim]);
                         if rotate {
-                            rope.rotate(&mut local.head[..dim], position + t);
+                            rope.rotate(&mut local.heads[0][..dim], position + t);
                         }
-                        for (to, x) in to[at.clone()].iter_mut().zip(&local.head[..dim]) {
+                        for (to, x) in to[at.clone()].iter_mut().zip(&local.heads[0][..dim]) {
                             *to = T::from_f32(*x);
                         }
                     };
@@ -484,23 +484,31 @@ impl Pass<'_> {
         let config = &self.model.config;
         let (dim, group) = (config.head_dim, config.heads / config.kv_heads);
         let scale = 1.0 / (dim as f32).sqrt();
-        let queries = &self.buffers.qkv;
-        let out = &mut self.buffers.attention[..config.heads * n * shape.dim];
+        let starts = [0, 1, 2].map(|part| self.qkv_start(part));
+        let Buffers { qkv, attention, .. } = &mut *self.buffers;
+        let [queries, own_keys, own_values] = starts.map(|start| &qkv[start..]);
+        let out = &mut attention[..config.heads * n * shape.dim];
         self.team.split(out, n * shape.dim, self.locals, |heads, out, local| {
             for (head, out) in heads.zip(out.chunks_exact_mut(n * shape.dim)) {
                 let cache = &cache[head / group * shape.head_len()..][..shape.head_len()];
                 let (keys, values) = cache.split_at(shape.context * shape.dim);
+                let rows = |head: usize| head * dim..(head + 1) * dim;
                 for (t, out) in out.chunks_exact_mut(shape.dim).enumerate() {
-                    let context = position + t + 1;
-                    local.head.fill(0.0);
-                    gather(queries, n, t, head * dim..(head + 1) * dim, &mut local.head[..dim]);
-                    rope.rotate(&mut local.head[..dim], position + t);
+                    let before = position + t;
+                    let [query, own_key, own_value] = &mut local.heads;
+                    gather(queries, n, t, rows(head), &mut query[..dim]);
+                    gather(own_keys, n, t, rows(head / group), &mut own_key[..dim]);
+                    gather(own_values, n, t, rows(head / group), &mut own_value[..dim]);
+                    rope.rotate(&mut query[..dim], before);
+                    rope.rotate(&mut own_key[..dim], before);
                     let args = Attend {
-                        query: &local.head,
-                        keys: &keys[..context * shape.dim],
-                        values: &values[..context * shape.dim],
+                        query,
+                        keys: &keys[..before * shape.dim],
+                        values: &values[..before * shape.dim],
+                        own_key,
+                        own_value,
                         scale,
-                        scores: &mut local.scores[..context],
+                        scores: &mut local.scores[..before + 1],
                         out,
                     };
                     vector::attend(isa, args);
