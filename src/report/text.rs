@@ -49,6 +49,19 @@ fn truncate(text: &str, width: usize) -> String {
     }
 }
 
+/// `text` within `width` characters (at least 3), its middle replaced by an ellipsis where it is longer.
+fn middle(text: &str, width: usize) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    if chars.len() <= width {
+        return text.to_owned();
+    }
+    let (head, tail) = (width / 2, (width - 1) / 2);
+    chars[..head].iter().chain(&['…']).chain(&chars[chars.len() - tail..]).collect()
+}
+
+/// Longest name in the terminal's table.
+const NAME_WIDTH: usize = 28;
+
 /// A column of the terminal's table: title, whether numbers align to the right, cells.
 struct TextColumn {
     title: &'static str,
@@ -65,10 +78,10 @@ pub fn terminal_summary(summary: &Summary, width: usize) -> String {
     let width = width.max(20);
     let rows = &summary.rows;
     let mut columns = vec![
-        column("backend", false, 0, rows, |r| r.case.backend.clone()),
-        column("model", false, 0, rows, |r| r.case.model.clone()),
-        column("kernel", false, 0, rows, |r| r.case.kernel.clone()),
-        column("isa", false, 1, rows, |r| r.case.isa.clone()),
+        column("backend", false, 0, rows, |r| middle(&r.case.backend, NAME_WIDTH)),
+        column("model", false, 0, rows, |r| middle(&r.case.model, NAME_WIDTH)),
+        column("kernel", false, 0, rows, |r| middle(&r.case.kernel, NAME_WIDTH)),
+        column("isa", false, 1, rows, |r| middle(&r.case.isa, NAME_WIDTH)),
         column("threads", true, 0, rows, |r| r.case.threads.to_string()),
         column("prompt", true, 0, rows, |r| r.case.n_prompt.to_string()),
         column("generated", true, 0, rows, |r| r.case.n_gen.to_string()),
@@ -90,6 +103,10 @@ pub fn terminal_summary(summary: &Summary, width: usize) -> String {
     }
     let first_figure = columns.len();
     columns.extend([
+        column("rounds", true, 0, rows, |r| match r.status {
+            Status::Incomplete { complete, planned, .. } if complete > 0 => format!("{complete}/{planned}"),
+            _ => String::new(),
+        }),
         column("decode tok/s", true, 0, rows, |r| r.decode_tok_s.map_or_else(String::new, short)),
         column("min-max", true, 3, rows, |r| {
             let spread = r.decode_tok_s.filter(|s| s.rounds > 1);
@@ -134,7 +151,8 @@ pub fn terminal_summary(summary: &Summary, width: usize) -> String {
         columns.retain(|c| c.expendable != worst);
     }
     let widths: Vec<usize> = columns.iter().map(measure).collect();
-    let first_figure = columns.iter().position(|c| c.title == "decode tok/s").unwrap_or(columns.len());
+    let first_figure =
+        columns.iter().position(|c| matches!(c.title, "rounds" | "decode tok/s")).unwrap_or(columns.len());
     let aligned = |texts: &[&str]| {
         let cells = texts.iter().zip(&columns).zip(&widths).map(|((text, c), &w)| match c.right {
             true => format!("{text:>w$}"),
@@ -148,9 +166,7 @@ pub fn terminal_summary(summary: &Summary, width: usize) -> String {
         let cells: Vec<&str> = columns.iter().map(|c| c.cells[i].as_str()).collect();
         let line = match &row.status {
             Status::Ok => aligned(&cells),
-            Status::Incomplete { complete, .. } if *complete > 0 => {
-                format!("{}  {}", aligned(&cells), row.status)
-            }
+            Status::Incomplete { complete, .. } if *complete > 0 => aligned(&cells),
             status => format!("{}  {status}", aligned(&cells[..first_figure])),
         };
         let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

@@ -9,8 +9,14 @@ const LOG_RATIO: f64 = 100.0;
 /// A scale from 0 (left) to 1 (right).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Axis {
-    Linear { top: f64 },
-    Log { low: i32, high: i32 },
+    Linear {
+        top: f64,
+    },
+    /// From 10 to the power `low` to `top`.
+    Log {
+        low: i32,
+        top: f64,
+    },
 }
 
 impl Axis {
@@ -29,7 +35,7 @@ impl Axis {
         let low = bottom.log10().floor() as i32;
         // A value on the edge would be a bar of no length, unless bars start at that very value.
         let on_edge = reference.is_none() && bottom < 10f64.powi(low) * 1.2;
-        Axis::Log { low: if on_edge { low - 1 } else { low }, high: top.log10().ceil() as i32 }
+        Axis::Log { low: if on_edge { low - 1 } else { low }, top }
     }
 
     pub(super) fn is_log(self) -> bool {
@@ -40,8 +46,8 @@ impl Axis {
     pub(super) fn at(self, value: f64) -> f64 {
         let position = match self {
             Axis::Linear { top } => value / top,
-            Axis::Log { low, high } => {
-                (value.max(f64::MIN_POSITIVE).log10() - f64::from(low)) / f64::from(high - low)
+            Axis::Log { low, top } => {
+                (value.max(f64::MIN_POSITIVE).log10() - f64::from(low)) / (top.log10() - f64::from(low))
             }
         };
         position.clamp(0.0, 1.0)
@@ -66,7 +72,8 @@ impl Axis {
                     })
                     .collect()
             }
-            Axis::Log { low, high } => {
+            Axis::Log { low, top } => {
+                let high = top.log10().floor() as i32;
                 let every = ((high - low) as usize + 1).div_ceil(room).max(1);
                 (low..=high).step_by(every).map(|e| (10f64.powi(e), decade(e))).collect()
             }
@@ -76,9 +83,10 @@ impl Axis {
     /// Unlabelled positions between the decades of a log axis that has few of them.
     pub(super) fn minor_ticks(self) -> Vec<f64> {
         match self {
-            Axis::Log { low, high } if high - low <= 6 => {
-                (low..high).flat_map(|e| (2..10).map(move |m| f64::from(m) * 10f64.powi(e))).collect()
-            }
+            Axis::Log { low, top } if top.log10() - f64::from(low) <= 6.0 => (low..=top.log10() as i32)
+                .flat_map(|e| (2..10).map(move |m| f64::from(m) * 10f64.powi(e)))
+                .filter(|v| *v <= top)
+                .collect(),
             Axis::Log { .. } | Axis::Linear { .. } => Vec::new(),
         }
     }
@@ -115,14 +123,15 @@ mod tests {
     #[test]
     fn more_than_two_decades_are_logarithmic() {
         let axis = Axis::fit(&[0.3, 31.0, 280.0], true, None);
-        assert_eq!(axis, Axis::Log { low: -1, high: 3 });
-        assert_eq!(labels(axis, 10), ["0.1", "1", "10", "100", "1000"]);
-        assert_eq!(labels(axis, 3), ["0.1", "10", "1000"]);
-        assert!((axis.at(10.0) - 0.5).abs() < 1e-12);
+        assert_eq!(axis, Axis::Log { low: -1, top: 280.0 });
+        assert_eq!(labels(axis, 10), ["0.1", "1", "10", "100"]);
+        assert_eq!(labels(axis, 2), ["0.1", "10"]);
+        assert_eq!(axis.at(280.0), 1.0);
+        assert!((Axis::Log { low: -1, top: 1000.0 }.at(10.0) - 0.5).abs() < 1e-12);
         // A bar never has no length.
-        assert_eq!(Axis::fit(&[1.0, 1000.0], true, None), Axis::Log { low: -1, high: 3 });
+        assert_eq!(Axis::fit(&[1.0, 1000.0], true, None), Axis::Log { low: -1, top: 1000.0 });
         // Ratios start at 1 whatever they are.
-        assert_eq!(Axis::fit(&[3.0, 300.0], true, Some(1.0)), Axis::Log { low: 0, high: 3 });
+        assert_eq!(Axis::fit(&[3.0, 300.0], true, Some(1.0)), Axis::Log { low: 0, top: 300.0 });
         assert_eq!(Axis::fit(&[1e-9, 1.0], false, None), Axis::Linear { top: 1.0 });
     }
 

@@ -16,17 +16,19 @@ const MARGIN: f64 = 16.0;
 const ROW: f64 = 19.0;
 const BAR: f64 = 13.0;
 const HEADING: f64 = 20.0;
-const GROUP_GAP: f64 = 8.0;
+const GROUP_GAP: f64 = 10.0;
 const PANEL_GAP: f64 = 22.0;
-/// No label at the left or the right takes more than this of the width.
-const LABEL_MAX: f64 = 230.0;
-const TITLE_SIZE: f64 = 21.0;
-const PANEL_SIZE: f64 = 16.0;
-const GROUP_SIZE: f64 = 15.0;
-const TEXT_SIZE: f64 = 14.0;
+/// No column of labels at the left takes more than this of the width,
+const LABEL_MAX: f64 = 170.0;
+/// and no text at the right more than this.
+const TEXT_MAX: f64 = 240.0;
+const TITLE_SIZE: f64 = 19.0;
+const PANEL_SIZE: f64 = 14.5;
+const GROUP_SIZE: f64 = 13.5;
+const TEXT_SIZE: f64 = 12.5;
 
 pub(super) const INK: RGBColor = RGBColor(0x1a, 0x1a, 0x1a);
-const SOFT: RGBColor = RGBColor(0x55, 0x55, 0x55);
+const SOFT: RGBColor = RGBColor(0x44, 0x44, 0x44);
 const GRID: RGBColor = RGBColor(0xd8, 0xd8, 0xd8);
 const FAINT: RGBColor = RGBColor(0xee, 0xee, 0xee);
 /// Fill of the room between a bar and its limit.
@@ -52,6 +54,8 @@ pub(super) struct Chart {
 #[derive(Debug)]
 pub(super) struct Panel {
     pub(super) title: String,
+    /// Panels of the same scale share one axis, so that they can be compared.
+    pub(super) scale: usize,
     pub(super) groups: Vec<Group>,
 }
 
@@ -63,7 +67,8 @@ pub(super) struct Group {
 
 #[derive(Debug)]
 pub(super) struct Row {
-    pub(super) label: String,
+    /// Kernel and instruction set, each in a column of its own.
+    pub(super) labels: [String; 2],
     pub(super) mark: Mark,
     /// Said at the right of the mark; of a gap, in its place.
     pub(super) text: String,
@@ -101,7 +106,7 @@ impl Chart {
         self.panels.iter().flat_map(|p| &p.groups).flat_map(|g| &g.rows)
     }
 
-    /// Places everything. All panels share one axis, so that they can be compared.
+    /// Places everything.
     pub(super) fn lay_out(&self) -> Result<Scene> {
         let width = f64::from(WIDTH);
         let mut scene = Scene::new(WIDTH);
@@ -136,22 +141,32 @@ impl Chart {
             return Ok(scene);
         }
 
-        let widest = |texts: &mut dyn Iterator<Item = &str>| -> Result<f64> {
+        let widest = |texts: &mut dyn Iterator<Item = &str>, most: f64| -> Result<f64> {
             let mut widest: f64 = 0.0;
             for text in texts {
                 widest = widest.max(text_width(text, TEXT_SIZE)?);
             }
-            Ok(widest.min(LABEL_MAX))
+            Ok(widest.min(most))
         };
         let drawn = || self.rows().filter(|r| !matches!(r.mark, Mark::Gap));
-        let left = MARGIN + 12.0 + widest(&mut self.rows().map(|r| r.label.as_str()))? + 8.0;
-        let right = width - MARGIN - widest(&mut drawn().map(|r| r.text.as_str()))?.max(24.0) - 8.0;
-        let values: Vec<f64> = self.rows().flat_map(|r| r.mark.values()).collect();
-        let axis = Axis::fit(&values, self.may_be_log, self.reference);
-        let x_of = |value: f64| left + axis.at(value) * (right - left);
-        let has_values = !values.is_empty();
-
+        let kernel_x = MARGIN + 12.0;
+        let kernel_width = widest(&mut self.rows().map(|r| r.labels[0].as_str()), LABEL_MAX)?;
+        let isa_x = kernel_x + kernel_width + 10.0;
+        let isa_width = widest(&mut self.rows().map(|r| r.labels[1].as_str()), LABEL_MAX)?;
+        let left = isa_x + isa_width + 10.0;
+        let right = width - MARGIN - widest(&mut drawn().map(|r| r.text.as_str()), TEXT_MAX)?.max(24.0) - 8.0;
         for (index, panel) in self.panels.iter().enumerate() {
+            let values: Vec<f64> = self
+                .panels
+                .iter()
+                .filter(|p| p.scale == panel.scale)
+                .flat_map(|p| &p.groups)
+                .flat_map(|g| &g.rows)
+                .flat_map(|r| r.mark.values())
+                .collect();
+            let axis = Axis::fit(&values, self.may_be_log, self.reference);
+            let x_of = |value: f64| left + axis.at(value) * (right - left);
+            let has_values = !values.is_empty();
             y += if index == 0 { 12.0 } else { PANEL_GAP };
             y += PANEL_SIZE / 2.0;
             let title = elide(&panel.title, PANEL_SIZE, width - 2.0 * MARGIN)?;
@@ -181,6 +196,7 @@ impl Chart {
                     scene.line((x_of(reference), top + 2.0), (x_of(reference), bottom), SOFT, 1);
                 }
             }
+            scene.line((left, top + 1.0), (left, bottom), SOFT, 1);
             for group in &panel.groups {
                 y += GROUP_GAP / 2.0 + HEADING / 2.0;
                 let heading = elide(&group.label, GROUP_SIZE, width - 2.0 * MARGIN)?;
@@ -193,8 +209,13 @@ impl Chart {
                 y += HEADING / 2.0;
                 for row in &group.rows {
                     let middle = y + ROW / 2.0;
-                    let label = elide(&row.label, TEXT_SIZE, left - 8.0 - MARGIN - 12.0)?;
-                    scene.text((left - 8.0, middle), Anchor::End, TEXT_SIZE, INK, &label);
+                    for (label, x, room, color) in [
+                        (&row.labels[0], kernel_x, kernel_width, INK),
+                        (&row.labels[1], isa_x, isa_width, SOFT),
+                    ] {
+                        let label = elide(label, TEXT_SIZE, room)?;
+                        scene.text((x, middle), Anchor::Start, TEXT_SIZE, color, &label);
+                    }
                     let start = match self.reference {
                         Some(reference) if axis.is_log() => x_of(reference),
                         _ => left,
@@ -216,7 +237,6 @@ impl Chart {
                 }
                 y += GROUP_GAP / 2.0;
             }
-            scene.line((left, top + 1.0), (left, bottom), SOFT, 1);
             y = bottom + 22.0;
             if has_values {
                 y += TEXT_SIZE / 2.0;
@@ -271,6 +291,7 @@ fn draw(scene: &mut Scene, mark: &Mark, y: f64, start: f64, x_of: &dyn Fn(f64) -
                 span(from, x_of(sum), *color, INK);
                 from = x_of(sum);
             }
+            scene.line((from, y), (x_of(*mark), y), INK, 1);
             scene.line((x_of(*mark), y - 8.0), (x_of(*mark), y + 8.0), INK, 2);
             from.max(x_of(*mark))
         }
@@ -286,8 +307,12 @@ fn draw(scene: &mut Scene, mark: &Mark, y: f64, start: f64, x_of: &dyn Fn(f64) -
     }
 }
 
-/// A line with caps, with a white edge so that it is seen on a dark bar too.
+/// A line with caps, with a white edge so that it is seen on a dark bar too. A spread narrower than
+/// the caps themselves is not drawn: the end of the bar says as much.
 fn whisker(scene: &mut Scene, from: f64, to: f64, y: f64) {
+    if to - from < 3.0 {
+        return;
+    }
     let white = RGBColor(255, 255, 255);
     for (color, width) in [(white, 3), (INK, 1)] {
         let edge = f64::from(width / 2);

@@ -13,22 +13,23 @@ use crate::stats::{BASELINES, Row, Status, Summary};
 use chart::{Chart, Group, Mark, Panel};
 use scene::Scene;
 
-/// Colours of kernels. They differ in luminance first (each step is seen in greyscale) and along
-/// blue to yellow second (which the common colour blindnesses keep).
+/// Colours of kernels. They differ in luminance first (CIE L* of the ten, greys included, is at
+/// least 6 apart, so each is seen in greyscale) and along blue to yellow second (which the common
+/// colour blindnesses keep). Neighbours in the list are far apart.
 const PALETTE: [RGBColor; 8] = [
-    RGBColor(0x1b, 0x3a, 0x6b), // deep blue
-    RGBColor(0xf0, 0xe4, 0x9c), // pale yellow
-    RGBColor(0x2f, 0x86, 0x8c), // teal
-    RGBColor(0xe8, 0xa0, 0x3c), // amber
-    RGBColor(0x6a, 0x3d, 0x6f), // plum
-    RGBColor(0xa8, 0xd5, 0xe8), // light blue
-    RGBColor(0xb8, 0x5a, 0x3c), // rust
-    RGBColor(0x8f, 0xa8, 0xc8), // steel
+    RGBColor(0x12, 0x2b, 0x5c), // deep blue
+    RGBColor(0xc4, 0x6f, 0x33), // copper
+    RGBColor(0xf2, 0xbd, 0x4b), // amber
+    RGBColor(0x12, 0x5d, 0x66), // teal
+    RGBColor(0xc4, 0xe3, 0xf2), // pale blue
+    RGBColor(0x5c, 0x2c, 0x6e), // purple
+    RGBColor(0x7b, 0x9c, 0xc4), // steel
+    RGBColor(0x56, 0x76, 0x3c), // moss
 ];
 /// The baselines are grey, so that colour belongs to what is compared with them.
-const BASELINE_COLORS: [RGBColor; 2] = [RGBColor(0xe4, 0xe4, 0xe4), RGBColor(0xa4, 0xa4, 0xa4)];
-const ANONYMOUS: RGBColor = RGBColor(0x1b, 0x3a, 0x6b);
-const FILE_BACKED: RGBColor = RGBColor(0xa8, 0xd5, 0xe8);
+const BASELINE_COLORS: [RGBColor; 2] = [RGBColor(0xf4, 0xf4, 0xf4), RGBColor(0xb0, 0xb0, 0xb0)];
+const ANONYMOUS: RGBColor = PALETTE[0];
+const FILE_BACKED: RGBColor = PALETTE[4];
 
 /// Every figure with the name of its files.
 pub(super) fn figures(summary: &Summary) -> Result<Vec<(&'static str, Scene)>> {
@@ -57,12 +58,14 @@ fn color_of(summary: &Summary, kernel: &str) -> RGBColor {
 }
 
 fn decode(summary: &Summary) -> Chart {
+    let bounded = summary.rows.iter().any(|r| r.usable() && r.decode_roofline_tok_s.is_some());
     Chart {
         title: "Decode speed".to_owned(),
         subtitle: format!(
-            "Suite {}. {}Hollow box: roofline, what the measured memory bandwidth allows.",
+            "Suite {}. {}{}",
             summary.suite,
-            rounds(summary, "Median of", ", whiskers from the slowest to the fastest")
+            rounds(summary, "Median of", ", whiskers slowest to fastest"),
+            if bounded { "Hollow box: roofline of the memory." } else { "" }
         ),
         axis: "tokens/s",
         may_be_log: true,
@@ -90,9 +93,9 @@ fn rss(summary: &Summary) -> Chart {
     Chart {
         title: "Memory of the worker process".to_owned(),
         subtitle: format!(
-            "Suite {}. {}Bars: at the end of decode. Upright line and number: peak of the process.",
+            "Suite {}. {}Bars: at the end of decode. Upright line, number: peak.",
             summary.suite,
-            rounds(summary, "Median of", ", the peak is the largest of them")
+            rounds(summary, "Median of", ", largest peak")
         ),
         axis,
         may_be_log: false,
@@ -106,7 +109,7 @@ fn rss(summary: &Summary) -> Chart {
             let scaled = |bytes: crate::units::Bytes| bytes.0 as f64 / unit;
             let parts = vec![(scaled(memory.anon), ANONYMOUS), (scaled(memory.file), FILE_BACKED)];
             let peak = scaled(memory.peak);
-            Some((Mark::Stack { parts, mark: peak }, round_significant(peak, 3)))
+            Some((Mark::Stack { parts, mark: peak }, memory.peak.to_string()))
         }),
         empty: "This run has no cases.",
     }
@@ -116,8 +119,8 @@ fn latency(summary: &Summary) -> Chart {
     Chart {
         title: "Latency of a generated token".to_owned(),
         subtitle: format!(
-            "Suite {}. All decode steps of {}. Dot: p50; ticks: p90 and, longer, p99; end of the line: slowest \
-             step. Numbers: p50 / p99 / slowest.",
+            "Suite {}. Decode steps of {}. Dot p50, thin tick p90, thick tick p99, line to the slowest. \
+             Numbers: p50 / p99 / slowest.",
             summary.suite,
             count(summary.rounds, "round")
         ),
@@ -137,7 +140,7 @@ fn latency(summary: &Summary) -> Chart {
 
 fn speedup(summary: &Summary) -> Chart {
     let mut panels = Vec::new();
-    for baseline in BASELINES.into_iter().rev() {
+    for (scale, baseline) in BASELINES.into_iter().enumerate().rev() {
         // The naive kernel is only ever divided by: its fraction of f16 is in speedup.csv.
         for s in summary.speedups.iter().filter(|s| s.baseline == baseline && s.case.kernel != BASELINES[0]) {
             let (mark, text) = match s.decode {
@@ -155,13 +158,13 @@ fn speedup(summary: &Summary) -> Chart {
                 }
             };
             let title = format!("against {baseline}, {}", setting(&s.case));
-            place(&mut panels, title, summary, &s.case, mark, text);
+            place(&mut panels, (title, scale), summary, &s.case, mark, text);
         }
     }
     Chart {
         title: "Decode speed relative to a baseline kernel".to_owned(),
         subtitle: format!(
-            "Suite {}. {}1 is as fast as the baseline.",
+            "Suite {}. {}",
             summary.suite,
             rounds(
                 summary,
@@ -211,18 +214,25 @@ fn by_case(summary: &Summary, mark: impl Fn(&Row) -> Option<(Mark, String)>) -> 
             (None, Status::Ok) => (Mark::Gap, "no figure".to_owned()),
             (None, status) => (Mark::Gap, status.to_string()),
         };
-        place(&mut panels, setting(&row.case), summary, &row.case, mark, text);
+        place(&mut panels, (setting(&row.case), 0), summary, &row.case, mark, text);
     }
     panels
 }
 
 /// Adds a row to its panel and group, which begin where they are first needed.
-fn place(panels: &mut Vec<Panel>, title: String, summary: &Summary, case: &Case, mark: Mark, text: String) {
+fn place(
+    panels: &mut Vec<Panel>,
+    (title, scale): (String, usize),
+    summary: &Summary,
+    case: &Case,
+    mark: Mark,
+    text: String,
+) {
     let several_backends = summary.rows.iter().any(|r| r.case.backend != summary.rows[0].case.backend);
     let label =
         if several_backends { format!("{}: {}", case.backend, case.model) } else { case.model.clone() };
     let panel = panels.iter().position(|p| p.title == title).unwrap_or_else(|| {
-        panels.push(Panel { title, groups: Vec::new() });
+        panels.push(Panel { title, scale, groups: Vec::new() });
         panels.len() - 1
     });
     let groups = &mut panels[panel].groups;
@@ -230,5 +240,5 @@ fn place(panels: &mut Vec<Panel>, title: String, summary: &Summary, case: &Case,
         groups.push(Group { label, rows: Vec::new() });
         groups.len() - 1
     });
-    groups[group].rows.push(chart::Row { label: format!("{} {}", case.kernel, case.isa), mark, text });
+    groups[group].rows.push(chart::Row { labels: [case.kernel.clone(), case.isa.clone()], mark, text });
 }

@@ -2,12 +2,11 @@
 //! and the PNG of a figure cannot differ.
 
 use std::path::Path;
-use std::sync::OnceLock;
 
+use ab_glyph::{Font, FontRef, Glyph, PxScale, ScaleFont, point};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{FontStyle, register_font};
 
 use crate::error::{Error, Result};
 
@@ -17,7 +16,7 @@ pub(super) const PNG_SCALE: u32 = 2;
 
 /// Text is laid out by the font that the PNG embeds; the viewer of an SVG brings its own, and the
 /// common ones are wider.
-const FONT_SLACK: f64 = 1.06;
+const FONT_SLACK: f64 = 1.12;
 
 /// What a horizontal position of a text refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +31,17 @@ enum Shape {
     Rect { from: (f64, f64), to: (f64, f64), fill: Option<RGBColor>, stroke: Option<RGBColor> },
     Line { from: (f64, f64), to: (f64, f64), color: RGBColor, width: u32 },
     Dot { at: (f64, f64), radius: f64, fill: RGBColor, stroke: RGBColor },
-    Text { at: (f64, f64), anchor: Anchor, size: f64, color: RGBColor, text: String },
+    Text(Text),
+}
+
+/// A line of text; `size` is that of the em.
+#[derive(Debug)]
+struct Text {
+    at: (f64, f64),
+    anchor: Anchor,
+    size: f64,
+    color: RGBColor,
+    text: String,
 }
 
 /// A drawing in units of one pixel at its nominal width, x to the right and y down.
@@ -76,26 +85,30 @@ impl Scene {
         let text = text
             .chars()
             .map(|c| if c.is_control() || ('\u{fffe}'..='\u{ffff}').contains(&c) { ' ' } else { c });
-        self.shapes.push(Shape::Text { at, anchor, size, color, text: text.collect() });
+        self.shapes.push(Shape::Text(Text { at, anchor, size, color, text: text.collect() }));
     }
 
     /// The drawing as an SVG document.
     pub(in crate::report) fn svg(&self) -> Result<String> {
         let mut document = String::new();
         let backend = SVGBackend::with_string(&mut document, (self.width, self.height));
-        self.draw(&backend.into_drawing_area(), 1.0)?;
+        self.draw(&backend.into_drawing_area(), 1.0, svg_text)?;
         Ok(document)
     }
 
     /// Writes the drawing as a PNG file, [`PNG_SCALE`] pixels a unit.
     pub(in crate::report) fn write_png(&self, path: &Path) -> Result<()> {
         let size = (self.width * PNG_SCALE, self.height * PNG_SCALE);
-        self.draw(&BitMapBackend::new(path, size).into_drawing_area(), f64::from(PNG_SCALE))
+        self.draw(&BitMapBackend::new(path, size).into_drawing_area(), f64::from(PNG_SCALE), png_text)
     }
 
-    fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, scale: f64) -> Result<()> {
-        load_font()?;
-        let failed = |e: DrawingAreaErrorKind<DB::ErrorType>| Error::environment(format!("cannot draw: {e}"));
+    fn draw<DB: DrawingBackend>(
+        &self,
+        area: &DrawingArea<DB, Shift>,
+        scale: f64,
+        draw_text: impl Fn(&DrawingArea<DB, Shift>, &Text) -> Result<()>,
+    ) -> Result<()> {
+        let failed = failed::<DB>;
         let px = |(x, y): (f64, f64)| ((x * scale).round() as i32, (y * scale).round() as i32);
         let thick = |width: u32| width * scale as u32;
         area.fill(&WHITE).map_err(failed)?;
@@ -129,45 +142,95 @@ impl Scene {
                     area.draw(&Circle::new(px(*at), radius, stroke.filled())).map_err(failed)?;
                     area.draw(&Circle::new(px(*at), radius - scale, fill.filled())).map_err(failed)?;
                 }
-                Shape::Text { at, anchor, size, color, text } => {
-                    let horizontal = match anchor {
-                        Anchor::Start => HPos::Left,
-                        Anchor::Middle => HPos::Center,
-                        Anchor::End => HPos::Right,
-                    };
-                    let style = TextStyle::from(("sans-serif", size * scale))
-                        .color(color)
-                        .pos(Pos::new(horizontal, VPos::Center));
-                    area.draw_text(text, &style, px(*at)).map_err(failed)?;
-                }
+                Shape::Text(text) => draw_text(area, text)?,
             }
         }
         area.present().map_err(failed)
     }
 }
 
-/// Registers the embedded font as `sans-serif`, once: figures need no font of the system.
-fn load_font() -> Result<()> {
-    static LOADED: OnceLock<bool> = OnceLock::new();
-    let loaded = LOADED.get_or_init(|| {
-        register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT).is_ok()
-    });
-    if *loaded { Ok(()) } else { Err(Error::environment("the embedded font cannot be read")) }
+fn failed<DB: DrawingBackend>(error: DrawingAreaErrorKind<DB::ErrorType>) -> Error {
+    Error::environment(format!("cannot draw: {error}"))
 }
 
-/// Width of `text` at font size `size`, with room for a viewer's wider font.
+/// Text of an SVG stays text: searchable, and set in the viewer's font.
+fn svg_text(area: &DrawingArea<SVGBackend, Shift>, text: &Text) -> Result<()> {
+    let horizontal = match text.anchor {
+        Anchor::Start => HPos::Left,
+        Anchor::Middle => HPos::Center,
+        Anchor::End => HPos::Right,
+    };
+    // plotters counts a font's size as the height of its line, 1.24 em.
+    let style = TextStyle::from(("sans-serif", text.size * 1.24))
+        .color(&text.color)
+        .pos(Pos::new(horizontal, VPos::Center));
+    let at = (text.at.0.round() as i32, text.at.1.round() as i32);
+    area.draw_text(&text.text, &style, at).map_err(failed::<SVGBackend>)
+}
+
+/// Text of a PNG is drawn glyph by glyph from the embedded font, so that figures need no font of
+/// the system. (plotters' own bitmap text leaves out the bearing of each glyph: uneven spacing.)
+fn png_text(area: &DrawingArea<BitMapBackend, Shift>, text: &Text) -> Result<()> {
+    let font = font()?;
+    let scale = f64::from(PNG_SCALE);
+    let size = text.size * scale;
+    let (glyphs, width) = set(&font, &text.text, size);
+    let x = match text.anchor {
+        Anchor::Start => text.at.0 * scale,
+        Anchor::Middle => text.at.0 * scale - width / 2.0,
+        Anchor::End => text.at.0 * scale - width,
+    };
+    // The middle of a line is that of its small letters and digits, about a third of an em up.
+    let (x, y) = (x as f32, (text.at.1 * scale + size * 0.32).round() as f32);
+    for mut glyph in glyphs {
+        glyph.position += point(x, y);
+        let Some(outline) = font.outline_glyph(glyph) else { continue };
+        let corner = outline.px_bounds().min;
+        let mut result = Ok(());
+        outline.draw(|dx, dy, coverage| {
+            let at = (corner.x as i32 + dx as i32, corner.y as i32 + dy as i32);
+            let drawn = area.draw_pixel(at, &text.color.mix(f64::from(coverage.min(1.0))));
+            if result.is_ok() {
+                result = drawn;
+            }
+        });
+        result.map_err(failed::<BitMapBackend>)?;
+    }
+    Ok(())
+}
+
+fn font() -> Result<FontRef<'static>> {
+    FontRef::try_from_slice(epaint_default_fonts::UBUNTU_LIGHT)
+        .map_err(|e| Error::environment(format!("the embedded font cannot be read: {e}")))
+}
+
+/// The glyphs of `text` from 0 to the right at em size `size`, and their width.
+fn set(font: &FontRef, text: &str, size: f64) -> (Vec<Glyph>, f64) {
+    let em = f64::from(font.units_per_em().unwrap_or(1000.0));
+    let scale = PxScale::from((size * f64::from(font.height_unscaled()) / em) as f32);
+    let scaled = font.as_scaled(scale);
+    let mut x = 0.0;
+    let mut previous = None;
+    let mut glyphs = Vec::new();
+    for c in text.chars() {
+        let id = font.glyph_id(c);
+        x += previous.map_or(0.0, |p| scaled.kern(p, id));
+        glyphs.push(id.with_scale_and_position(scale, point(x, 0.0)));
+        x += scaled.h_advance(id);
+        previous = Some(id);
+    }
+    (glyphs, f64::from(x))
+}
+
+/// Width of `text` at em size `size`, with room for a viewer's wider font.
 pub(super) fn text_width(text: &str, size: f64) -> Result<f64> {
-    load_font()?;
-    // Measured large, because the measure is in whole pixels.
-    let style = TextStyle::from(("sans-serif", 100.0));
-    let ((x0, _), (x1, _)) =
-        style.font.layout_box(text).map_err(|e| Error::environment(format!("cannot measure text: {e}")))?;
-    Ok(f64::from(x1 - x0) * size / 100.0 * FONT_SLACK)
+    Ok(set(&font()?, text, size).1 * FONT_SLACK)
 }
 
 /// `text`, its middle replaced by an ellipsis where it is wider than `width`.
 pub(super) fn elide(text: &str, size: f64, width: f64) -> Result<String> {
-    if text_width(text, size)? <= width {
+    // Half a pixel of tolerance: the width may have been computed from this very text.
+    if text_width(text, size)? <= width + 0.5 {
         return Ok(text.to_owned());
     }
     let chars: Vec<char> = text.chars().collect();
