@@ -40,6 +40,11 @@ pub(super) fn count(n: impl Into<u64>, noun: &str) -> String {
     }
 }
 
+/// `text` with spaces for line breaks and other control characters, which could move the cursor.
+fn on_one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// `text` within `width` characters, the end replaced by an ellipsis where it is longer.
 fn truncate(text: &str, width: usize) -> String {
     match text.char_indices().nth(width) {
@@ -169,8 +174,7 @@ pub fn terminal_summary(summary: &Summary, width: usize) -> String {
             Status::Incomplete { complete, .. } if *complete > 0 => aligned(&cells),
             status => format!("{}  {status}", aligned(&cells[..first_figure])),
         };
-        let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let _ = writeln!(out, "{}", truncate(line.trim_end(), width));
+        let _ = writeln!(out, "{}", truncate(on_one_line(&line).trim_end(), width));
     }
     out
 }
@@ -228,6 +232,7 @@ pub fn verdict(summary: &Summary) -> String {
     .into_iter()
     .flatten()
     .collect();
+    let sentence = on_one_line(&sentence);
     if others.is_empty() {
         return sentence;
     }

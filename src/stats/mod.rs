@@ -33,7 +33,7 @@ pub struct Summary {
     pub speedups: Vec<Speedup>,
 }
 
-/// The figures of one case. Medians are over its complete rounds.
+/// The figures of one case. Medians are over its complete rounds; a wrong case has no figures.
 #[derive(Debug, Clone)]
 pub struct Row {
     /// The case.
@@ -252,7 +252,12 @@ fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Fa
     }
 }
 
-fn row(case: &Case, rounds: &[Round], status: Status, check: Option<&Check>) -> Row {
+fn row(case: &Case, complete: &[Round], status: Status, check: Option<&Check>) -> Row {
+    // A fast wrong kernel has no speed: what it measured stays among the samples only.
+    let (rounds, absent) = match status {
+        Status::Wrong(_) => (&[][..], "the check of the logits failed"),
+        _ => (complete, "no complete round"),
+    };
     let median = |values: &mut dyn Iterator<Item = f64>| Spread::of(values).map(|s| s.median);
     let mut notes = Vec::new();
     for round in rounds {
@@ -271,17 +276,17 @@ fn row(case: &Case, rounds: &[Round], status: Status, check: Option<&Check>) -> 
     });
     Row {
         case: case.clone(),
-        rounds: rounds.len() as u32,
+        rounds: complete.len() as u32,
         status,
         check: check.cloned(),
         load_ms: median(&mut rounds.iter().map(|r| ms(r.load.wall_ns))),
         prefill_tok_s: Spread::of(rounds.iter().filter_map(|r| r.prefill_tok_s)),
         decode_tok_s: Spread::of(rounds.iter().filter_map(|r| r.decode_tok_s)),
-        decode_roofline_percent: over_rounds(rounds, |r| &r.roofline_percent).map(|s| s.median),
+        decode_roofline_percent: over_rounds(rounds, absent, |r| &r.roofline_percent).map(|s| s.median),
         decode_roofline_tok_s: median(&mut rounds.iter().filter_map(|r| r.roofline_tok_s.value().copied())),
         ttft_ms: median(&mut rounds.iter().map(|r| ms(r.prefill.wall_ns)).filter(|&t| t > 0.0)),
         latency: Latency::of(latencies.copied().collect()),
-        memory: memory(rounds),
+        memory: memory(rounds, absent),
         decode_cpu_s_per_token: median(
             &mut rounds.iter().filter(|r| r.steps > 0).map(|r| r.decode.cpu_ns as f64 / 1e9 / r.steps as f64),
         ),
@@ -293,12 +298,12 @@ fn row(case: &Case, rounds: &[Round], status: Status, check: Option<&Check>) -> 
         ),
         bytes_per_token: median(&mut rounds.iter().map(|r| r.bytes_per_token.0 as f64)),
         bandwidth_bytes_per_s: median(&mut rounds.iter().filter_map(|r| r.bandwidth)),
-        energy_j_per_token: over_rounds(rounds, |r| &r.energy_j_per_token),
+        energy_j_per_token: over_rounds(rounds, absent, |r| &r.energy_j_per_token),
         notes,
     }
 }
 
-fn memory(rounds: &[Round]) -> Figure<Memory> {
+fn memory(rounds: &[Round], absent: &str) -> Figure<Memory> {
     let mut by = None;
     let mut why = None;
     let (mut anon, mut file) = (Vec::new(), Vec::new());
@@ -332,7 +337,7 @@ fn memory(rounds: &[Round]) -> Figure<Memory> {
             file: Bytes(file.median.round() as u64),
             ..largest
         }),
-        _ => Figure::unavailable(why.unwrap_or_else(|| "no complete round".to_owned())),
+        _ => Figure::unavailable(why.unwrap_or_else(|| absent.to_owned())),
     }
 }
 
@@ -340,6 +345,7 @@ fn memory(rounds: &[Round]) -> Figure<Memory> {
 /// simulated value makes the summary a simulated one.
 fn over_rounds<'a>(
     rounds: &'a [Round<'a>],
+    absent: &str,
     figure: impl Fn(&'a Round<'a>) -> &'a Figure<f64>,
 ) -> Figure<Spread> {
     let figures: Vec<&Figure<f64>> = rounds.iter().map(figure).collect();
@@ -348,7 +354,7 @@ fn over_rounds<'a>(
             Figure::Unavailable { why } => Some(why.as_str()),
             Figure::Measured { .. } | Figure::Simulated { .. } => None,
         });
-        return Figure::unavailable(why.unwrap_or("no complete round"));
+        return Figure::unavailable(why.unwrap_or(absent));
     };
     let part = |by: &str| match spread.rounds == figures.len() {
         true => by.to_owned(),

@@ -32,7 +32,7 @@ const SOFT: RGBColor = RGBColor(0x44, 0x44, 0x44);
 const GRID: RGBColor = RGBColor(0xd8, 0xd8, 0xd8);
 const FAINT: RGBColor = RGBColor(0xee, 0xee, 0xee);
 /// Fill of the room between a bar and its limit.
-const HOLLOW: RGBColor = RGBColor(0xf7, 0xf7, 0xf7);
+const HOLLOW: RGBColor = RGBColor(0xff, 0xff, 0xff);
 
 /// A figure before it is laid out.
 #[derive(Debug)]

@@ -27,7 +27,7 @@ const PALETTE: [RGBColor; 8] = [
     RGBColor(0x56, 0x76, 0x3c), // moss
 ];
 /// The baselines are grey, so that colour belongs to what is compared with them.
-const BASELINE_COLORS: [RGBColor; 2] = [RGBColor(0xf4, 0xf4, 0xf4), RGBColor(0xb0, 0xb0, 0xb0)];
+const BASELINE_COLORS: [RGBColor; 2] = [RGBColor(0xf0, 0xf0, 0xf0), RGBColor(0xb0, 0xb0, 0xb0)];
 const ANONYMOUS: RGBColor = PALETTE[0];
 const FILE_BACKED: RGBColor = PALETTE[4];
 
@@ -241,4 +241,26 @@ fn place(
         groups.len() - 1
     });
     groups[group].rows.push(chart::Row { labels: [case.kernel.clone(), case.isa.clone()], mark, text });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// CIE L*, 0 (black) to 100 (white).
+    fn lightness(color: RGBColor) -> f64 {
+        let linear = |channel: u8| {
+            let c = f64::from(channel) / 255.0;
+            if c <= 0.04045 { c / 12.92 } else { ((c + 0.055) / 1.055).powf(2.4) }
+        };
+        let y = 0.2126 * linear(color.0) + 0.7152 * linear(color.1) + 0.0722 * linear(color.2);
+        116.0 * y.cbrt() - 16.0
+    }
+
+    #[test]
+    fn every_colour_is_a_grey_of_its_own() {
+        let mut greys: Vec<f64> = PALETTE.into_iter().chain(BASELINE_COLORS).map(lightness).collect();
+        greys.sort_by(f64::total_cmp);
+        assert!(greys.windows(2).all(|w| w[1] - w[0] >= 6.0), "{greys:?}");
+    }
 }

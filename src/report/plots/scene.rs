@@ -16,14 +16,13 @@ pub(super) const PNG_SCALE: u32 = 2;
 
 /// Text is laid out by the font that the PNG embeds; the viewer of an SVG brings its own, and the
 /// common ones are wider.
-const FONT_SLACK: f64 = 1.12;
+const FONT_SLACK: f64 = 1.2;
 
 /// What a horizontal position of a text refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Anchor {
     Start,
     Middle,
-    End,
 }
 
 #[derive(Debug)]
@@ -158,7 +157,6 @@ fn svg_text(area: &DrawingArea<SVGBackend, Shift>, text: &Text) -> Result<()> {
     let horizontal = match text.anchor {
         Anchor::Start => HPos::Left,
         Anchor::Middle => HPos::Center,
-        Anchor::End => HPos::Right,
     };
     // plotters counts a font's size as the height of its line, 1.24 em.
     let style = TextStyle::from(("sans-serif", text.size * 1.24))
@@ -178,7 +176,6 @@ fn png_text(area: &DrawingArea<BitMapBackend, Shift>, text: &Text) -> Result<()>
     let x = match text.anchor {
         Anchor::Start => text.at.0 * scale,
         Anchor::Middle => text.at.0 * scale - width / 2.0,
-        Anchor::End => text.at.0 * scale - width,
     };
     // The middle of a line is that of its small letters and digits, about a third of an em up.
     let (x, y) = (x as f32, (text.at.1 * scale + size * 0.32).round() as f32);
