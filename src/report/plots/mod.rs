@@ -119,8 +119,7 @@ fn latency(summary: &Summary) -> Chart {
     Chart {
         title: "Latency of a generated token".to_owned(),
         subtitle: format!(
-            "Suite {}. Decode steps of {}. Dot p50, thin tick p90, thick tick p99, line to the slowest. \
-             Numbers: p50 / p99 / slowest.",
+            "Suite {}. Decode steps of {}. Dot p50, ticks p90 and p99, end slowest. Numbers: p50/p99/slowest.",
             summary.suite,
             count(summary.rounds, "round")
         ),
@@ -130,7 +129,7 @@ fn latency(summary: &Summary) -> Chart {
         legend: Vec::new(),
         panels: by_case(summary, |row| {
             let l = row.latency?;
-            let text = [l.p50_ms, l.p99_ms, l.max_ms].map(|v| round_significant(v, 3)).join(" / ");
+            let text = [l.p50_ms, l.p99_ms, l.max_ms].map(|v| round_significant(v, 3)).join("/");
             let color = color_of(summary, &row.case.kernel);
             Some((Mark::Range { values: [l.p50_ms, l.p90_ms, l.p99_ms, l.max_ms], color }, text))
         }),
