@@ -1,0 +1,265 @@
+//! The figures of a run, from its summary.
+
+mod axis;
+mod chart;
+mod scene;
+
+use plotters::style::RGBColor;
+
+use super::text::{count, ratio, round_significant};
+use crate::error::Result;
+use crate::journal::Case;
+use crate::stats::{BASELINES, Row, Status, Summary};
+use chart::{Chart, Group, Mark, Panel};
+use scene::Scene;
+
+/// Colours of kernels. They differ in luminance first (CIE L* of the ten, greys included, is at
+/// least 6 apart, so each is seen in greyscale) and along blue to yellow second (which the common
+/// colour blindnesses keep). Neighbours in the list are far apart.
+const PALETTE: [RGBColor; 8] = [
+    RGBColor(0x12, 0x2b, 0x5c), // deep blue
+    RGBColor(0xc4, 0x6f, 0x33), // copper
+    RGBColor(0xf2, 0xbd, 0x4b), // amber
+    RGBColor(0x12, 0x5d, 0x66), // teal
+    RGBColor(0xc4, 0xe3, 0xf2), // pale blue
+    RGBColor(0x5c, 0x2c, 0x6e), // purple
+    RGBColor(0x7b, 0x9c, 0xc4), // steel
+    RGBColor(0x56, 0x76, 0x3c), // moss
+];
+/// The baselines are grey, so that colour belongs to what is compared with them.
+const BASELINE_COLORS: [RGBColor; 2] = [RGBColor(0xf0, 0xf0, 0xf0), RGBColor(0xb0, 0xb0, 0xb0)];
+const ANONYMOUS: RGBColor = PALETTE[0];
+const FILE_BACKED: RGBColor = PALETTE[4];
+
+/// Every figure with the name of its files.
+pub(super) fn figures(summary: &Summary) -> Result<Vec<(&'static str, Scene)>> {
+    Ok(vec![
+        ("decode_tok_s", decode(summary).lay_out()?),
+        ("speedup", speedup(summary).lay_out()?),
+        ("rss", rss(summary).lay_out()?),
+        ("latency", latency(summary).lay_out()?),
+    ])
+}
+
+/// The colour of a kernel: grey for a baseline, else by its place among the run's other kernels.
+fn color_of(summary: &Summary, kernel: &str) -> RGBColor {
+    if let Some(i) = BASELINES.iter().position(|b| *b == kernel) {
+        return BASELINE_COLORS[i];
+    }
+    let mut others: Vec<&str> = Vec::new();
+    for row in &summary.rows {
+        let name = row.case.kernel.as_str();
+        if !BASELINES.contains(&name) && !others.contains(&name) {
+            others.push(name);
+        }
+    }
+    let place = others.iter().position(|o| *o == kernel).unwrap_or(0);
+    PALETTE[place % PALETTE.len()]
+}
+
+fn decode(summary: &Summary) -> Chart {
+    let bounded = summary.rows.iter().any(|r| r.usable() && r.decode_roofline_tok_s.is_some());
+    Chart {
+        title: "Decode speed".to_owned(),
+        subtitle: format!(
+            "Suite {}. {}{}",
+            summary.suite,
+            rounds(summary, "Median of", ", whiskers slowest to fastest"),
+            if bounded { "Hollow box: roofline of the memory." } else { "" }
+        ),
+        axis: "tokens/s",
+        may_be_log: true,
+        reference: None,
+        legend: Vec::new(),
+        panels: by_case(summary, |row| {
+            let speed = row.decode_tok_s?;
+            let percent = row.decode_roofline_percent.value();
+            let text = round_significant(speed.median, 3)
+                + &percent.map_or_else(String::new, |p| format!(" ({p:.0} % of roofline)"));
+            let spread = (speed.rounds > 1).then_some((speed.min, speed.max));
+            let color = color_of(summary, &row.case.kernel);
+            Some((Mark::Bar { value: speed.median, spread, limit: row.decode_roofline_tok_s, color }, text))
+        }),
+        empty: "This run has no cases.",
+    }
+}
+
+fn rss(summary: &Summary) -> Chart {
+    let largest = summary.rows.iter().filter_map(|r| r.memory.value()).map(|m| m.peak.0).max();
+    let (unit, axis) = match largest.unwrap_or(0) {
+        0..1_000_000_000 => (1e6, "resident memory (MB)"),
+        _ => (1e9, "resident memory (GB)"),
+    };
+    Chart {
+        title: "Memory of the worker process".to_owned(),
+        subtitle: format!(
+            "Suite {}. {}Bars: at the end of decode. Upright line, number: peak.",
+            summary.suite,
+            rounds(summary, "Median of", ", largest peak")
+        ),
+        axis,
+        may_be_log: false,
+        reference: None,
+        legend: vec![
+            (ANONYMOUS, "anonymous (heap, packed weights)"),
+            (FILE_BACKED, "file-backed (mapped model)"),
+        ],
+        panels: by_case(summary, |row| {
+            let memory = row.memory.value()?;
+            let scaled = |bytes: crate::units::Bytes| bytes.0 as f64 / unit;
+            let parts = vec![(scaled(memory.anon), ANONYMOUS), (scaled(memory.file), FILE_BACKED)];
+            let peak = scaled(memory.peak);
+            Some((Mark::Stack { parts, mark: peak }, memory.peak.to_string()))
+        }),
+        empty: "This run has no cases.",
+    }
+}
+
+fn latency(summary: &Summary) -> Chart {
+    Chart {
+        title: "Latency of a generated token".to_owned(),
+        subtitle: format!(
+            "Suite {}. Decode steps of {}. Dot p50, ticks p90 and p99, end slowest. Numbers: p50/p99/slowest.",
+            summary.suite,
+            count(summary.rounds, "round")
+        ),
+        axis: "milliseconds per token",
+        may_be_log: true,
+        reference: None,
+        legend: Vec::new(),
+        panels: by_case(summary, |row| {
+            let l = row.latency?;
+            let text = [l.p50_ms, l.p99_ms, l.max_ms].map(|v| round_significant(v, 3)).join("/");
+            let color = color_of(summary, &row.case.kernel);
+            Some((Mark::Range { values: [l.p50_ms, l.p90_ms, l.p99_ms, l.max_ms], color }, text))
+        }),
+        empty: "This run has no cases.",
+    }
+}
+
+fn speedup(summary: &Summary) -> Chart {
+    let mut panels = Vec::new();
+    for (scale, baseline) in BASELINES.into_iter().enumerate().rev() {
+        // The naive kernel is only ever divided by: its fraction of f16 is in speedup.csv.
+        for s in summary.speedups.iter().filter(|s| s.baseline == baseline && s.case.kernel != BASELINES[0]) {
+            let (mark, text) = match s.decode {
+                Some(decode) => (
+                    Mark::Bar {
+                        value: decode.median,
+                        spread: (decode.rounds > 1).then_some((decode.min, decode.max)),
+                        limit: None,
+                        color: color_of(summary, &s.case.kernel),
+                    },
+                    ratio(decode),
+                ),
+                None => {
+                    (Mark::Gap, if s.status == "ok" { "no decode rate".to_owned() } else { s.status.clone() })
+                }
+            };
+            let title = format!("against {baseline}, {}", setting(&s.case));
+            place(&mut panels, (title, scale), summary, &s.case, mark, text);
+        }
+    }
+    Chart {
+        title: "Decode speed relative to a baseline kernel".to_owned(),
+        subtitle: format!(
+            "Suite {}. {}",
+            summary.suite,
+            rounds(
+                summary,
+                "Ratio within each round; median of",
+                ", whiskers and brackets from smallest to largest"
+            )
+        ),
+        axis: "times as fast",
+        may_be_log: true,
+        reference: Some(1.0),
+        legend: Vec::new(),
+        panels,
+        empty: "This run has no baseline kernel, or nothing to compare with one.",
+    }
+}
+
+/// `Median of 3 rounds, whiskers ... . `, or that there was but one round.
+fn rounds(summary: &Summary, statistic: &str, spread: &str) -> String {
+    match summary.rounds {
+        1 => "One round, no spread. ".to_owned(),
+        n => format!("{statistic} {n} rounds{spread}. "),
+    }
+}
+
+/// What a panel holds constant.
+fn setting(case: &Case) -> String {
+    format!(
+        "{}, prompt {}, generated {}, KV {}",
+        count(case.threads, "thread"),
+        case.n_prompt,
+        case.n_gen,
+        case.kv
+    )
+}
+
+/// A panel for each threads, workload and KV type; in it a group a model; in it a row a case.
+/// `mark` draws a case that is usable; one without figures keeps its row and says why.
+fn by_case(summary: &Summary, mark: impl Fn(&Row) -> Option<(Mark, String)>) -> Vec<Panel> {
+    let mut panels = Vec::new();
+    for row in &summary.rows {
+        let drawn = if row.usable() { mark(row) } else { None };
+        let (mark, text) = match (drawn, &row.status) {
+            (Some((mark, text)), Status::Incomplete { complete, planned, .. }) => {
+                (mark, format!("{text}, {complete} of {planned} rounds"))
+            }
+            (Some(drawn), _) => drawn,
+            (None, Status::Ok) => (Mark::Gap, "no figure".to_owned()),
+            (None, status) => (Mark::Gap, status.to_string()),
+        };
+        place(&mut panels, (setting(&row.case), 0), summary, &row.case, mark, text);
+    }
+    panels
+}
+
+/// Adds a row to its panel and group, which begin where they are first needed.
+fn place(
+    panels: &mut Vec<Panel>,
+    (title, scale): (String, usize),
+    summary: &Summary,
+    case: &Case,
+    mark: Mark,
+    text: String,
+) {
+    let several_backends = summary.rows.iter().any(|r| r.case.backend != summary.rows[0].case.backend);
+    let label =
+        if several_backends { format!("{}: {}", case.backend, case.model) } else { case.model.clone() };
+    let panel = panels.iter().position(|p| p.title == title).unwrap_or_else(|| {
+        panels.push(Panel { title, scale, groups: Vec::new() });
+        panels.len() - 1
+    });
+    let groups = &mut panels[panel].groups;
+    let group = groups.iter().position(|g| g.label == label).unwrap_or_else(|| {
+        groups.push(Group { label, rows: Vec::new() });
+        groups.len() - 1
+    });
+    groups[group].rows.push(chart::Row { labels: [case.kernel.clone(), case.isa.clone()], mark, text });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// CIE L*, 0 (black) to 100 (white).
+    fn lightness(color: RGBColor) -> f64 {
+        let linear = |channel: u8| {
+            let c = f64::from(channel) / 255.0;
+            if c <= 0.04045 { c / 12.92 } else { ((c + 0.055) / 1.055).powf(2.4) }
+        };
+        let y = 0.2126 * linear(color.0) + 0.7152 * linear(color.1) + 0.0722 * linear(color.2);
+        116.0 * y.cbrt() - 16.0
+    }
+
+    #[test]
+    fn every_colour_is_a_grey_of_its_own() {
+        let mut greys: Vec<f64> = PALETTE.into_iter().chain(BASELINE_COLORS).map(lightness).collect();
+        greys.sort_by(f64::total_cmp);
+        assert!(greys.windows(2).all(|w| w[1] - w[0] >= 6.0), "{greys:?}");
+    }
+}

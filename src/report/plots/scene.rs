@@ -1,0 +1,262 @@
+//! A drawing as a list of shapes, laid out once and then drawn by both backends, so that the SVG
+//! and the PNG of a figure cannot differ.
+
+use std::path::Path;
+
+use ab_glyph::{Font, FontRef, Glyph, PxScale, ScaleFont, point};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::error::{Error, Result};
+
+/// Pixels of the PNG for each unit of the drawing: twice, so that it stays sharp where a page shows
+/// it at the width it was laid out for.
+pub(super) const PNG_SCALE: u32 = 2;
+
+/// Text is laid out by the font that the PNG embeds; the viewer of an SVG brings its own, and the
+/// common ones are wider.
+const FONT_SLACK: f64 = 1.2;
+
+/// What a horizontal position of a text refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Anchor {
+    Start,
+    Middle,
+}
+
+#[derive(Debug)]
+enum Shape {
+    Rect { from: (f64, f64), to: (f64, f64), fill: Option<RGBColor>, stroke: Option<RGBColor> },
+    Line { from: (f64, f64), to: (f64, f64), color: RGBColor, width: u32 },
+    Dot { at: (f64, f64), radius: f64, fill: RGBColor, stroke: RGBColor },
+    Text(Text),
+}
+
+/// A line of text; `size` is that of the em.
+#[derive(Debug)]
+struct Text {
+    at: (f64, f64),
+    anchor: Anchor,
+    size: f64,
+    color: RGBColor,
+    text: String,
+}
+
+/// A drawing in units of one pixel at its nominal width, x to the right and y down.
+#[derive(Debug)]
+pub(in crate::report) struct Scene {
+    width: u32,
+    height: u32,
+    shapes: Vec<Shape>,
+}
+
+impl Scene {
+    /// An empty drawing; the height follows from what is drawn (see [`Scene::set_height`]).
+    pub(super) fn new(width: u32) -> Scene {
+        Scene { width, height: 0, shapes: Vec::new() }
+    }
+
+    pub(super) fn set_height(&mut self, height: f64) {
+        self.height = height.ceil().max(1.0) as u32;
+    }
+
+    pub(super) fn rect(
+        &mut self,
+        from: (f64, f64),
+        to: (f64, f64),
+        fill: Option<RGBColor>,
+        stroke: Option<RGBColor>,
+    ) {
+        self.shapes.push(Shape::Rect { from, to, fill, stroke });
+    }
+
+    pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), color: RGBColor, width: u32) {
+        self.shapes.push(Shape::Line { from, to, color, width });
+    }
+
+    pub(super) fn dot(&mut self, at: (f64, f64), radius: f64, fill: RGBColor, stroke: RGBColor) {
+        self.shapes.push(Shape::Dot { at, radius, fill, stroke });
+    }
+
+    /// Text whose vertical middle is at `at.1`. Characters that XML cannot hold become spaces.
+    pub(super) fn text(&mut self, at: (f64, f64), anchor: Anchor, size: f64, color: RGBColor, text: &str) {
+        let text = text
+            .chars()
+            .map(|c| if c.is_control() || ('\u{fffe}'..='\u{ffff}').contains(&c) { ' ' } else { c });
+        self.shapes.push(Shape::Text(Text { at, anchor, size, color, text: text.collect() }));
+    }
+
+    /// The drawing as an SVG document.
+    pub(in crate::report) fn svg(&self) -> Result<String> {
+        let mut document = String::new();
+        let backend = SVGBackend::with_string(&mut document, (self.width, self.height));
+        self.draw(&backend.into_drawing_area(), 1.0, svg_text)?;
+        Ok(document)
+    }
+
+    /// Writes the drawing as a PNG file, [`PNG_SCALE`] pixels a unit.
+    pub(in crate::report) fn write_png(&self, path: &Path) -> Result<()> {
+        let size = (self.width * PNG_SCALE, self.height * PNG_SCALE);
+        self.draw(&BitMapBackend::new(path, size).into_drawing_area(), f64::from(PNG_SCALE), png_text)
+    }
+
+    fn draw<DB: DrawingBackend>(
+        &self,
+        area: &DrawingArea<DB, Shift>,
+        scale: f64,
+        draw_text: impl Fn(&DrawingArea<DB, Shift>, &Text) -> Result<()>,
+    ) -> Result<()> {
+        let failed = failed::<DB>;
+        let px = |(x, y): (f64, f64)| ((x * scale).round() as i32, (y * scale).round() as i32);
+        let thick = |width: u32| width * scale as u32;
+        area.fill(&WHITE).map_err(failed)?;
+        for shape in &self.shapes {
+            match shape {
+                Shape::Rect { from, to, fill, stroke } => {
+                    let corners = [px(*from), px(*to)];
+                    if let Some(fill) = fill {
+                        area.draw(&Rectangle::new(corners, fill.filled())).map_err(failed)?;
+                    }
+                    if let Some(stroke) = stroke {
+                        // As a path: the bitmap backend draws rectangles one pixel wide whatever is asked.
+                        let [(x0, y0), (x1, y1)] = corners;
+                        let style = stroke.stroke_width(thick(1));
+                        for ends in [
+                            [(x0, y0), (x1, y0)],
+                            [(x0, y1), (x1, y1)],
+                            [(x0, y0), (x0, y1)],
+                            [(x1, y0), (x1, y1)],
+                        ] {
+                            area.draw(&PathElement::new(ends, style)).map_err(failed)?;
+                        }
+                    }
+                }
+                Shape::Line { from, to, color, width } => {
+                    let style = color.stroke_width(thick(*width));
+                    area.draw(&PathElement::new([px(*from), px(*to)], style)).map_err(failed)?;
+                }
+                Shape::Dot { at, radius, fill, stroke } => {
+                    let radius = radius * scale;
+                    area.draw(&Circle::new(px(*at), radius, stroke.filled())).map_err(failed)?;
+                    area.draw(&Circle::new(px(*at), radius - scale, fill.filled())).map_err(failed)?;
+                }
+                Shape::Text(text) => draw_text(area, text)?,
+            }
+        }
+        area.present().map_err(failed)
+    }
+}
+
+fn failed<DB: DrawingBackend>(error: DrawingAreaErrorKind<DB::ErrorType>) -> Error {
+    Error::environment(format!("cannot draw: {error}"))
+}
+
+/// Text of an SVG stays text: searchable, and set in the viewer's font.
+fn svg_text(area: &DrawingArea<SVGBackend, Shift>, text: &Text) -> Result<()> {
+    let horizontal = match text.anchor {
+        Anchor::Start => HPos::Left,
+        Anchor::Middle => HPos::Center,
+    };
+    // plotters counts a font's size as the height of its line, 1.24 em.
+    let style = TextStyle::from(("sans-serif", text.size * 1.24))
+        .color(&text.color)
+        .pos(Pos::new(horizontal, VPos::Center));
+    let at = (text.at.0.round() as i32, text.at.1.round() as i32);
+    area.draw_text(&text.text, &style, at).map_err(failed::<SVGBackend>)
+}
+
+/// Text of a PNG is drawn glyph by glyph from the embedded font, so that figures need no font of
+/// the system. (plotters' own bitmap text leaves out the bearing of each glyph: uneven spacing.)
+fn png_text(area: &DrawingArea<BitMapBackend, Shift>, text: &Text) -> Result<()> {
+    let font = font()?;
+    let scale = f64::from(PNG_SCALE);
+    let size = text.size * scale;
+    let (glyphs, width) = set(&font, &text.text, size);
+    let x = match text.anchor {
+        Anchor::Start => text.at.0 * scale,
+        Anchor::Middle => text.at.0 * scale - width / 2.0,
+    };
+    // The middle of a line is that of its small letters and digits, about a third of an em up.
+    let (x, y) = (x as f32, (text.at.1 * scale + size * 0.32).round() as f32);
+    for mut glyph in glyphs {
+        glyph.position += point(x, y);
+        let Some(outline) = font.outline_glyph(glyph) else { continue };
+        let corner = outline.px_bounds().min;
+        let mut result = Ok(());
+        outline.draw(|dx, dy, coverage| {
+            let at = (corner.x as i32 + dx as i32, corner.y as i32 + dy as i32);
+            let drawn = area.draw_pixel(at, &text.color.mix(f64::from(coverage.min(1.0))));
+            if result.is_ok() {
+                result = drawn;
+            }
+        });
+        result.map_err(failed::<BitMapBackend>)?;
+    }
+    Ok(())
+}
+
+fn font() -> Result<FontRef<'static>> {
+    FontRef::try_from_slice(epaint_default_fonts::UBUNTU_LIGHT)
+        .map_err(|e| Error::environment(format!("the embedded font cannot be read: {e}")))
+}
+
+/// The glyphs of `text` from 0 to the right at em size `size`, and their width.
+fn set(font: &FontRef, text: &str, size: f64) -> (Vec<Glyph>, f64) {
+    let em = f64::from(font.units_per_em().unwrap_or(1000.0));
+    let scale = PxScale::from((size * f64::from(font.height_unscaled()) / em) as f32);
+    let scaled = font.as_scaled(scale);
+    let mut x = 0.0;
+    let mut previous = None;
+    let mut glyphs = Vec::new();
+    for c in text.chars() {
+        let id = font.glyph_id(c);
+        x += previous.map_or(0.0, |p| scaled.kern(p, id));
+        glyphs.push(id.with_scale_and_position(scale, point(x, 0.0)));
+        x += scaled.h_advance(id);
+        previous = Some(id);
+    }
+    (glyphs, f64::from(x))
+}
+
+/// Width of `text` at em size `size`, with room for a viewer's wider font.
+pub(super) fn text_width(text: &str, size: f64) -> Result<f64> {
+    Ok(set(&font()?, text, size).1 * FONT_SLACK)
+}
+
+/// `text`, its middle replaced by an ellipsis where it is wider than `width`.
+pub(super) fn elide(text: &str, size: f64, width: f64) -> Result<String> {
+    // Half a pixel of tolerance: the width may have been computed from this very text.
+    if text_width(text, size)? <= width + 0.5 {
+        return Ok(text.to_owned());
+    }
+    let chars: Vec<char> = text.chars().collect();
+    let (mut fits, mut too_long) = (0, chars.len());
+    let keep = |n: usize| -> String {
+        let head = n.div_ceil(2);
+        chars[..head].iter().chain(&['…']).chain(&chars[chars.len() - (n - head)..]).collect()
+    };
+    while too_long - fits > 1 {
+        let middle = fits.midpoint(too_long);
+        match text_width(&keep(middle), size)? <= width {
+            true => fits = middle,
+            false => too_long = middle,
+        }
+    }
+    Ok(keep(fits))
+}
+
+/// `text` broken between words into lines of at most `width`.
+pub(super) fn wrap(text: &str, size: f64, width: f64) -> Result<Vec<String>> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if text_width(&format!("{line} {word}"), size)? <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(elide(word, size, width)?),
+        }
+    }
+    Ok(lines)
+}

@@ -1,0 +1,373 @@
+//! The CSV files and the Markdown table. Each column is one line: its name and how to fill a cell.
+//!
+//! Column names are a promise, kept by METHODOLOGY.md; a figure that is missing is an empty cell.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use crate::error::{Error, Result};
+use crate::figure::Figure;
+use crate::journal::{Case, MemoryReading, Record, Sample, Work};
+use crate::report::text::{ratio, round_significant};
+use crate::stats::{
+    self, BASELINES, Bandwidths, Latency, Row, Speedup, Spread, Summary, ms, package_energy, per_second,
+    percent_of, phase_name,
+};
+use crate::units::Bytes;
+
+/// A column: its name and the cell for one `T`.
+type Column<T> = (&'static str, fn(&T) -> String);
+
+/// A number at full precision: what is read back is what was computed.
+fn number(value: impl Into<Option<f64>>) -> String {
+    match value.into() {
+        Some(v) if v.is_finite() && v != 0.0 && !(1e-5..1e16).contains(&v.abs()) => format!("{v:e}"),
+        Some(v) if v.is_finite() => format!("{v}"),
+        _ => String::new(),
+    }
+}
+
+fn integer<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(String::new, |v| v.to_string())
+}
+
+fn median(spread: Option<Spread>) -> String {
+    number(spread.map(|s| s.median))
+}
+
+fn min(spread: Option<Spread>) -> String {
+    number(spread.map(|s| s.min))
+}
+
+fn max(spread: Option<Spread>) -> String {
+    number(spread.map(|s| s.max))
+}
+
+fn csv<T>(columns: &[Column<T>], rows: &[T]) -> Result<Vec<u8>> {
+    let failed = |e: &dyn std::fmt::Display| Error::environment(format!("cannot format a table: {e}"));
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(columns.iter().map(|(name, _)| name)).map_err(|e| failed(&e))?;
+    for row in rows {
+        writer.write_record(columns.iter().map(|(_, cell)| cell(row))).map_err(|e| failed(&e))?;
+    }
+    writer.into_inner().map_err(|e| failed(&e))
+}
+
+const SUMMARY: &[Column<Row>] = &[
+    ("backend", |r| r.case.backend.clone()),
+    ("model", |r| r.case.model.clone()),
+    ("kernel", |r| r.case.kernel.clone()),
+    ("isa", |r| r.case.isa.clone()),
+    ("threads", |r| r.case.threads.to_string()),
+    ("n_prompt", |r| r.case.n_prompt.to_string()),
+    ("n_gen", |r| r.case.n_gen.to_string()),
+    ("rounds", |r| r.rounds.to_string()),
+    ("status", |r| r.status.to_string()),
+    ("prefill_tok_s", |r| median(r.prefill_tok_s)),
+    ("decode_tok_s", |r| median(r.decode_tok_s)),
+    ("decode_tok_s_min", |r| min(r.decode_tok_s)),
+    ("decode_tok_s_max", |r| max(r.decode_tok_s)),
+    ("decode_roofline_percent", |r| number(r.decode_roofline_percent.value().copied())),
+    ("ttft_ms", |r| number(r.ttft_ms)),
+    ("latency_p50_ms", |r| number(r.latency.map(|l| l.p50_ms))),
+    ("latency_p99_ms", |r| number(r.latency.map(|l| l.p99_ms))),
+    ("rss_peak_bytes", |r| integer(r.memory.value().map(|m| m.peak.0))),
+    ("energy_j_per_token", |r| median(r.energy_j_per_token.value().copied())),
+    ("energy_provenance", |r| r.energy_j_per_token.provenance()),
+    ("kv", |r| r.case.kv.clone()),
+    ("load_ms", |r| number(r.load_ms)),
+    ("prefill_tok_s_min", |r| min(r.prefill_tok_s)),
+    ("prefill_tok_s_max", |r| max(r.prefill_tok_s)),
+    ("decode_roofline_tok_s", |r| number(r.decode_roofline_tok_s)),
+    ("roofline_provenance", |r| r.decode_roofline_percent.provenance()),
+    ("bytes_per_token", |r| number(r.bytes_per_token)),
+    ("bandwidth_bytes_per_s", |r| number(r.bandwidth_bytes_per_s)),
+    ("latency_p90_ms", |r| number(r.latency.map(|l| l.p90_ms))),
+    ("latency_max_ms", |r| number(r.latency.map(|l| l.max_ms))),
+    ("rss_anon_bytes", |r| integer(r.memory.value().map(|m| m.anon.0))),
+    ("rss_file_bytes", |r| integer(r.memory.value().map(|m| m.file.0))),
+    ("rss_peak_anon_bytes", |r| integer(r.memory.value().map(|m| m.peak_anon.0))),
+    ("rss_peak_file_bytes", |r| integer(r.memory.value().map(|m| m.peak_file.0))),
+    ("memory_provenance", |r| r.memory.provenance()),
+    ("decode_cpu_s_per_token", |r| number(r.decode_cpu_s_per_token)),
+    ("decode_cpu_cores", |r| number(r.decode_cpu_cores)),
+    ("energy_j_per_token_min", |r| min(r.energy_j_per_token.value().copied())),
+    ("energy_j_per_token_max", |r| max(r.energy_j_per_token.value().copied())),
+    ("check", |r| {
+        r.check.as_ref().map_or("unchecked", |c| if c.passed { "passed" } else { "failed" }).to_owned()
+    }),
+    ("check_reference", |r| integer(r.check.as_ref().map(|c| &c.reference))),
+    ("check_relative_difference", |r| number(r.check.as_ref().map(|c| c.relative_difference))),
+    ("check_tolerance", |r| number(r.check.as_ref().map(|c| c.tolerance))),
+    ("check_positions", |r| integer(r.check.as_ref().map(|c| c.positions))),
+    ("check_argmax_agreeing", |r| integer(r.check.as_ref().map(|c| c.argmax_agreeing))),
+    ("notes", |r| r.notes.join("; ")),
+    ("case", |r| r.case.id.clone()),
+];
+
+/// `summary.csv`: a row a case.
+pub(super) fn summary_csv(summary: &Summary) -> Result<Vec<u8>> {
+    csv(SUMMARY, &summary.rows)
+}
+
+const SPEEDUP: &[Column<Speedup>] = &[
+    ("backend", |s| s.case.backend.clone()),
+    ("model", |s| s.case.model.clone()),
+    ("kernel", |s| s.case.kernel.clone()),
+    ("isa", |s| s.case.isa.clone()),
+    ("threads", |s| s.case.threads.to_string()),
+    ("n_prompt", |s| s.case.n_prompt.to_string()),
+    ("n_gen", |s| s.case.n_gen.to_string()),
+    ("kv", |s| s.case.kv.clone()),
+    ("baseline_kernel", |s| s.baseline.to_owned()),
+    ("baseline_isa", |s| s.baseline_isa.clone().unwrap_or_default()),
+    ("rounds", |s| s.decode.or(s.prefill).map_or(0, |d| d.rounds).to_string()),
+    ("status", |s| s.status.clone()),
+    ("decode_speedup", |s| median(s.decode)),
+    ("decode_speedup_min", |s| min(s.decode)),
+    ("decode_speedup_max", |s| max(s.decode)),
+    ("prefill_speedup", |s| median(s.prefill)),
+    ("prefill_speedup_min", |s| min(s.prefill)),
+    ("prefill_speedup_max", |s| max(s.prefill)),
+    ("energy_ratio", |s| median(s.energy_ratio.value().copied())),
+    ("energy_ratio_min", |s| min(s.energy_ratio.value().copied())),
+    ("energy_ratio_max", |s| max(s.energy_ratio.value().copied())),
+    ("energy_reduction_percent", |s| number(s.energy_reduction_percent())),
+    ("energy_provenance", |s| s.energy_ratio.provenance()),
+];
+
+/// `speedup.csv`: a row for each case and baseline kernel.
+pub(super) fn speedup_csv(summary: &Summary) -> Result<Vec<u8>> {
+    csv(SPEEDUP, &summary.speedups)
+}
+
+/// One sample beside what its round says about it.
+struct SampleRow<'a> {
+    case: &'a Case,
+    sample: &'a Sample,
+    energy: Figure<f64>,
+    bandwidth: Option<f64>,
+    roofline_percent: Figure<f64>,
+}
+
+impl SampleRow<'_> {
+    fn tokens(&self) -> Option<&[u32]> {
+        match &self.sample.work {
+            Work::Load { .. } => None,
+            Work::Prefill { prompt } => Some(prompt),
+            Work::Decode { tokens, .. } => Some(tokens),
+        }
+    }
+
+    /// Tokens that the window computed: the prompt, or the decode steps.
+    fn work_tokens(&self) -> Option<usize> {
+        match &self.sample.work {
+            Work::Load { .. } => None,
+            Work::Prefill { prompt } => Some(prompt.len()),
+            Work::Decode { latencies_ns, .. } => Some(latencies_ns.len()),
+        }
+    }
+
+    fn latency(&self) -> Option<Latency> {
+        match &self.sample.work {
+            Work::Load { .. } | Work::Prefill { .. } => None,
+            Work::Decode { latencies_ns, .. } => Latency::of(latencies_ns.clone()),
+        }
+    }
+
+    fn load_bytes(&self) -> Option<(Bytes, Bytes)> {
+        match self.sample.work {
+            Work::Load { file_bytes, weight_bytes } => Some((file_bytes, weight_bytes)),
+            Work::Prefill { .. } | Work::Decode { .. } => None,
+        }
+    }
+
+    fn memory(&self, part: impl Fn(&MemoryReading) -> Bytes) -> String {
+        integer(self.sample.memory.value().map(|m| part(m).0))
+    }
+}
+
+/// The columns of `samples.csv`.
+fn sample_columns<'a>() -> Vec<Column<SampleRow<'a>>> {
+    vec![
+        ("case", |s| s.case.id.clone()),
+        ("backend", |s| s.case.backend.clone()),
+        ("model", |s| s.case.model.clone()),
+        ("kernel", |s| s.case.kernel.clone()),
+        ("isa", |s| s.case.isa.clone()),
+        ("threads", |s| s.case.threads.to_string()),
+        ("n_prompt", |s| s.case.n_prompt.to_string()),
+        ("n_gen", |s| s.case.n_gen.to_string()),
+        ("kv", |s| s.case.kv.clone()),
+        ("round", |s| s.sample.round.to_string()),
+        ("visit", |s| s.sample.visit.to_string()),
+        ("phase", |s| phase_name(s.sample.phase()).to_owned()),
+        ("ended_unix_ms", |s| s.sample.ended_unix_ms.to_string()),
+        ("wall_ns", |s| s.sample.wall_ns.to_string()),
+        ("cpu_ns", |s| s.sample.cpu_ns.to_string()),
+        ("work_tokens", |s| integer(s.work_tokens())),
+        ("tok_s", |s| number(s.work_tokens().and_then(|n| per_second(n, s.sample.wall_ns)))),
+        ("energy_j", |s| number(s.energy.value().copied())),
+        ("energy_provenance", |s| s.energy.provenance()),
+        ("energy_domains", |s| {
+            let domains = s.sample.energy.value().map(Vec::as_slice).unwrap_or_default();
+            let cells: Vec<String> =
+                domains.iter().map(|d| format!("{}={}", d.domain, number(d.energy_j.0))).collect();
+            cells.join(";")
+        }),
+        ("rss_peak_bytes", |s| s.memory(|m| m.peak_rss)),
+        ("rss_anon_bytes", |s| s.memory(|m| m.anon)),
+        ("rss_file_bytes", |s| s.memory(|m| m.file)),
+        ("rss_shmem_bytes", |s| s.memory(|m| m.shmem)),
+        ("memory_provenance", |s| s.sample.memory.provenance()),
+        ("file_bytes", |s| integer(s.load_bytes().map(|(file, _)| file.0))),
+        ("weight_bytes", |s| integer(s.load_bytes().map(|(_, weights)| weights.0))),
+        ("bytes_per_token", |s| match s.sample.work {
+            Work::Decode { bytes_per_token, .. } => bytes_per_token.0.to_string(),
+            Work::Load { .. } | Work::Prefill { .. } => String::new(),
+        }),
+        ("bandwidth_bytes_per_s", |s| number(s.bandwidth)),
+        ("roofline_percent", |s| number(s.roofline_percent.value().copied())),
+        ("latency_p50_ms", |s| number(s.latency().map(|l| l.p50_ms))),
+        ("latency_p90_ms", |s| number(s.latency().map(|l| l.p90_ms))),
+        ("latency_p99_ms", |s| number(s.latency().map(|l| l.p99_ms))),
+        ("latency_max_ms", |s| number(s.latency().map(|l| l.max_ms))),
+        ("tokens", |s| {
+            let tokens: Vec<String> = s.tokens().unwrap_or_default().iter().map(u32::to_string).collect();
+            tokens.join(" ")
+        }),
+    ]
+}
+
+/// `samples.csv`: a row a sample, in the order of the journal.
+pub(super) fn samples_csv(records: &[Record]) -> Result<Vec<u8>> {
+    let header = stats::header(records)?;
+    let cases: HashMap<&str, &Case> = header.cases.iter().map(|c| (c.id.as_str(), c)).collect();
+    let bandwidths = Bandwidths::new(records);
+    let rows: Vec<SampleRow> = records
+        .iter()
+        .filter_map(|record| {
+            let Record::Sample(sample) = record else { return None };
+            let case = *cases.get(sample.case.as_str())?;
+            let (bandwidth, roofline_percent) = match &sample.work {
+                Work::Decode { latencies_ns, bytes_per_token, .. } => {
+                    let bound = bandwidths.roofline_tok_s(
+                        sample.round,
+                        case.threads,
+                        *bytes_per_token,
+                        header.llc_bytes,
+                    );
+                    let rate = per_second(latencies_ns.len(), sample.wall_ns);
+                    (bandwidths.of(sample.round, case.threads), percent_of(rate, &bound))
+                }
+                Work::Load { .. } | Work::Prefill { .. } => {
+                    (None, Figure::unavailable("only decode has a roofline"))
+                }
+            };
+            Some(SampleRow { case, sample, energy: package_energy(sample), bandwidth, roofline_percent })
+        })
+        .collect();
+    csv(&sample_columns(), &rows)
+}
+
+/// One decode step.
+struct Step<'a> {
+    case: &'a str,
+    round: u32,
+    token: usize,
+    latency_ns: u64,
+}
+
+/// The columns of `latencies.csv`.
+fn step_columns<'a>() -> [Column<Step<'a>>; 4] {
+    [
+        ("case", |s| s.case.to_owned()),
+        ("round", |s| s.round.to_string()),
+        ("token", |s| s.token.to_string()),
+        ("latency_ms", |s| number(ms(s.latency_ns))),
+    ]
+}
+
+/// `latencies.csv`: a row a decode step. Token 1 comes from the prefill, so the first row is token 2.
+pub(super) fn latencies_csv(records: &[Record]) -> Result<Vec<u8>> {
+    let rows: Vec<Step> = records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Sample(sample) => match &sample.work {
+                Work::Decode { latencies_ns, .. } => Some((sample, latencies_ns)),
+                Work::Load { .. } | Work::Prefill { .. } => None,
+            },
+            _ => None,
+        })
+        .flat_map(|(sample, latencies)| {
+            latencies.iter().enumerate().map(|(i, &latency_ns)| Step {
+                case: &sample.case,
+                round: sample.round,
+                token: i + 2,
+                latency_ns,
+            })
+        })
+        .collect();
+    csv(&step_columns(), &rows)
+}
+
+/// Text that cannot break out of a cell of a Markdown table.
+fn cell(text: &str) -> String {
+    text.replace(['\n', '\r'], " ").replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;")
+}
+
+/// `speedup.md`: a table for each baseline kernel, the same figures as `speedup.csv`.
+pub(super) fn speedup_markdown(summary: &Summary) -> String {
+    let rounds = match summary.rounds {
+        1 => "1 round, so there is no spread".to_owned(),
+        n => format!("median of the ratios of {n} rounds, smallest and largest in brackets"),
+    };
+    let mut out = format!(
+        "# Speedups: {}\n\nHow many times as fast as the baseline; {rounds}. Energy is joules per token \
+         relative to the baseline.\n",
+        cell(&summary.suite)
+    );
+    for baseline in BASELINES {
+        let rows: Vec<&Speedup> = summary.speedups.iter().filter(|s| s.baseline == baseline).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        let _ = write!(
+            out,
+            "\n## Against `{baseline}`\n\n\
+             | backend | model | kernel | isa | threads | prompt | generated | kv | baseline isa | decode | prefill | energy |\n\
+             | --- | --- | --- | --- | ---: | ---: | ---: | --- | --- | ---: | ---: | ---: |\n"
+        );
+        for s in rows {
+            let spread = |s: Option<Spread>, absent: &str| s.map_or_else(|| absent.to_owned(), ratio);
+            let absent = if s.status == "ok" { "-".to_owned() } else { cell(&s.status) };
+            let energy = match s.energy_reduction_percent() {
+                Some(percent) if percent >= 0.0 => format!("{} % less", round_significant(percent, 3)),
+                Some(percent) => format!("{} % more", round_significant(-percent, 3)),
+                None => "unavailable".to_owned(),
+            };
+            let simulated =
+                if matches!(s.energy_ratio, Figure::Simulated { .. }) { " (simulated)" } else { "" };
+            let c = &s.case;
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {energy}{simulated} |",
+                cell(&c.backend),
+                cell(&c.model),
+                cell(&c.kernel),
+                cell(&c.isa),
+                c.threads,
+                c.n_prompt,
+                c.n_gen,
+                cell(&c.kv),
+                cell(s.baseline_isa.as_deref().unwrap_or("-")),
+                spread(s.decode, &absent),
+                spread(s.prefill, "-"),
+            );
+        }
+    }
+    if summary.speedups.is_empty() {
+        let _ = write!(out, "\nThis run has no baseline kernel ({}) to divide by.\n", BASELINES.join(", "));
+    }
+    out
+}

@@ -1,0 +1,253 @@
+//! What one round of one case says, before anything is summarised over rounds.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, Result};
+use crate::figure::Figure;
+use crate::journal::{Phase, Record, RunHeader, Sample, Work};
+use crate::stats::per_second;
+use crate::units::Bytes;
+
+/// A step that reads less than this many last-level caches leaves part of the weights in cache, so
+/// that the bandwidth of the memory is no bound of its speed.
+const LLC_MULTIPLE: u64 = 4;
+
+/// The three samples of a complete round.
+pub(super) struct Phases<'a> {
+    round: u32,
+    load: &'a Sample,
+    prefill: &'a Sample,
+    decode: &'a Sample,
+}
+
+/// The complete rounds of each case, by its identity, in the order of the rounds.
+///
+/// # Errors
+/// [`Error::Input`] if the records contradict the plan or each other.
+pub(super) fn rounds_of<'a>(
+    header: &'a RunHeader,
+    records: &'a [Record],
+) -> Result<HashMap<&'a str, Vec<Phases<'a>>>> {
+    let mut planned: HashMap<&str, HashMap<(u32, Phase), &Sample>> = HashMap::new();
+    for case in &header.cases {
+        if planned.insert(&case.id, HashMap::new()).is_some() {
+            return Err(Error::input(format!("the journal plans the case {} twice", case.id)));
+        }
+    }
+    for record in records {
+        let (case, round) = match record {
+            Record::Sample(s) => (&s.case, Some(s.round)),
+            Record::Check(c) => (&c.case, None),
+            Record::Failure(f) if !f.case.starts_with("bandwidth/") => (&f.case, Some(f.round)),
+            Record::Failure(_) | Record::Run(_) | Record::Session(_) | Record::Bandwidth(_) => continue,
+        };
+        let Some(samples) = planned.get_mut(case.as_str()) else {
+            return Err(Error::input(format!("the journal holds a record of {case}, which was not planned")));
+        };
+        if let Some(round) = round.filter(|r| !(1..=header.rounds).contains(r)) {
+            return Err(Error::input(format!(
+                "the journal holds round {round} of {case}, but rounds 1 to {} were planned",
+                header.rounds
+            )));
+        }
+        let Record::Sample(sample) = record else { continue };
+        if let Work::Decode { tokens, latencies_ns, .. } = &sample.work
+            && latencies_ns.len() != tokens.len().saturating_sub(1)
+        {
+            return Err(Error::input(format!(
+                "round {} of {case} has {} latencies for {} generated tokens; one less than tokens is right",
+                sample.round,
+                latencies_ns.len(),
+                tokens.len()
+            )));
+        }
+        if samples.insert((sample.round, sample.phase()), sample).is_some() {
+            return Err(Error::input(format!(
+                "the journal holds the {} phase of {case} twice in round {}",
+                phase_name(sample.phase()),
+                sample.round
+            )));
+        }
+    }
+    Ok(planned
+        .into_iter()
+        .map(|(case, samples)| {
+            let at = |round, phase| samples.get(&(round, phase)).copied();
+            let complete = (1..=header.rounds).filter_map(|round| {
+                Some(Phases {
+                    round,
+                    load: at(round, Phase::Load)?,
+                    prefill: at(round, Phase::Prefill)?,
+                    decode: at(round, Phase::Decode)?,
+                })
+            });
+            (case, complete.collect())
+        })
+        .collect())
+}
+
+/// The name of a phase in messages and tables.
+pub(crate) fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Load => "load",
+        Phase::Prefill => "prefill",
+        Phase::Decode => "decode",
+    }
+}
+
+/// The figures of one complete round of one case.
+pub(super) struct Round<'a> {
+    pub(super) round: u32,
+    pub(super) load: &'a Sample,
+    pub(super) prefill: &'a Sample,
+    pub(super) decode: &'a Sample,
+    /// Decode steps.
+    pub(super) steps: usize,
+    pub(super) bytes_per_token: Bytes,
+    pub(super) prefill_tok_s: Option<f64>,
+    pub(super) decode_tok_s: Option<f64>,
+    pub(super) bandwidth: Option<f64>,
+    pub(super) roofline_tok_s: Figure<f64>,
+    pub(super) roofline_percent: Figure<f64>,
+    pub(super) energy_j_per_token: Figure<f64>,
+}
+
+impl<'a> Round<'a> {
+    pub(super) fn new(
+        phases: &Phases<'a>,
+        threads: u32,
+        llc: Option<Bytes>,
+        bandwidths: &Bandwidths,
+    ) -> Round<'a> {
+        let &Phases { round, load, prefill, decode } = phases;
+        let (steps, bytes_per_token) = match &decode.work {
+            Work::Decode { latencies_ns, bytes_per_token, .. } => (latencies_ns.len(), *bytes_per_token),
+            Work::Load { .. } | Work::Prefill { .. } => (0, Bytes(0)),
+        };
+        let prompt = match &prefill.work {
+            Work::Prefill { prompt } => prompt.len(),
+            Work::Load { .. } | Work::Decode { .. } => 0,
+        };
+        let decode_tok_s = per_second(steps, decode.wall_ns);
+        let roofline_tok_s = bandwidths.roofline_tok_s(round, threads, bytes_per_token, llc);
+        Round {
+            round,
+            load,
+            prefill,
+            decode,
+            steps,
+            bytes_per_token,
+            prefill_tok_s: per_second(prompt, prefill.wall_ns),
+            decode_tok_s,
+            bandwidth: bandwidths.of(round, threads),
+            roofline_percent: percent_of(decode_tok_s, &roofline_tok_s),
+            roofline_tok_s,
+            energy_j_per_token: match (package_energy(decode), steps) {
+                (Figure::Unavailable { why }, _) => Figure::Unavailable { why },
+                (_, 0) => Figure::unavailable("no decode step"),
+                (energy, steps) => energy.map(|j| j / steps as f64),
+            },
+        }
+    }
+}
+
+/// 100 × `rate` ÷ `roofline`, with the roofline's provenance.
+pub(crate) fn percent_of(rate: Option<f64>, roofline: &Figure<f64>) -> Figure<f64> {
+    let Some(rate) = rate else { return Figure::unavailable("no decode rate") };
+    let percent = roofline.clone().map(|bound| 100.0 * rate / bound);
+    if percent.value().is_some_and(|p| !p.is_finite()) {
+        return Figure::unavailable("the bandwidth probe gave an impossible reading");
+    }
+    percent
+}
+
+/// Energy of all packages within the window of `sample`, joules. Domains that are not packages
+/// (cores, memory, platform) are left out: they overlap with the packages or with each other.
+/// A sum of zero is a counter that did not advance, which is not a measurement of no energy.
+pub fn package_energy(sample: &Sample) -> Figure<f64> {
+    let Some(domains) = sample.energy.value() else {
+        return sample.energy.clone().map(|_| 0.0);
+    };
+    let packages: Vec<f64> =
+        domains.iter().filter(|d| d.domain.starts_with("package")).map(|d| d.energy_j.0).collect();
+    let sum: f64 = packages.iter().sum();
+    if packages.is_empty() {
+        Figure::unavailable("no package among the energy domains")
+    } else if packages.iter().any(|j| !j.is_finite() || *j < 0.0) || !sum.is_finite() {
+        Figure::unavailable("the energy counter gave an impossible reading")
+    } else if sum == 0.0 {
+        Figure::unavailable("the energy counter did not advance within the window")
+    } else {
+        sample.energy.clone().map(|_| sum)
+    }
+}
+
+/// The read bandwidth of each round and thread count: the highest pass of the probe.
+pub struct Bandwidths {
+    best: HashMap<(u32, u32), f64>,
+    failures: HashMap<(u32, String), String>,
+}
+
+impl Bandwidths {
+    /// Collects the bandwidth samples, and the failures of the probe, of a journal.
+    pub fn new(records: &[Record]) -> Bandwidths {
+        let mut best = HashMap::new();
+        let mut failures = HashMap::new();
+        for record in records {
+            match record {
+                Record::Bandwidth(b) => {
+                    for pass in b.passes.iter().map(|p| p.0).filter(|p| p.is_finite() && *p > 0.0) {
+                        let kept = best.entry((b.round, b.threads)).or_insert(pass);
+                        *kept = kept.max(pass);
+                    }
+                }
+                Record::Failure(f) => {
+                    failures.insert((f.round, f.case.clone()), f.reason.clone());
+                }
+                Record::Run(_) | Record::Session(_) | Record::Sample(_) | Record::Check(_) => {}
+            }
+        }
+        Bandwidths { best, failures }
+    }
+
+    /// Bytes per second in `round` with `threads` threads reading.
+    pub fn of(&self, round: u32, threads: u32) -> Option<f64> {
+        self.best.get(&(round, threads)).copied()
+    }
+
+    /// The most decode steps per second that the memory allows: bandwidth ÷ bytes per token.
+    /// Unavailable without a bandwidth of that round and thread count, and for a step that reads
+    /// less than four last-level caches. An unknown cache size is said in the provenance.
+    pub fn roofline_tok_s(
+        &self,
+        round: u32,
+        threads: u32,
+        bytes_per_token: Bytes,
+        llc: Option<Bytes>,
+    ) -> Figure<f64> {
+        let Some(bandwidth) = self.of(round, threads) else {
+            let probe = format!("bandwidth/t{threads}");
+            return Figure::unavailable(match self.failures.get(&(round, probe)) {
+                Some(reason) => format!("bandwidth with {threads} threads not measured: {reason}"),
+                None => format!("bandwidth with {threads} threads not measured in this round"),
+            });
+        };
+        if let Some(llc) = llc.filter(|llc| bytes_per_token.0 < llc.0.saturating_mul(LLC_MULTIPLE)) {
+            return Figure::unavailable(format!(
+                "a step reads {bytes_per_token}, less than {LLC_MULTIPLE} x the last-level cache of {llc}: \
+                 part of it stays in cache, memory bandwidth is no bound"
+            ));
+        }
+        if bytes_per_token.0 == 0 {
+            return Figure::unavailable("the bytes that a step reads are not known");
+        }
+        let by = match llc {
+            Some(_) => "bandwidth probe",
+            None => "bandwidth probe; size of the last-level cache unknown, so part may stay in cache",
+        };
+        match bandwidth / bytes_per_token.0 as f64 {
+            bound if bound.is_normal() => Figure::measured(bound, by),
+            _ => Figure::unavailable("the bandwidth probe gave an impossible reading"),
+        }
+    }
+}

@@ -1,0 +1,725 @@
+//! What derives from a journal: figures against values computed by hand, files against parsers.
+
+mod synthetic;
+
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+use std::path::Path;
+
+use bitjoule::figure::Figure;
+use bitjoule::journal::{DomainEnergy, FailureKind, MemoryReading, Record, Work};
+use bitjoule::report::{terminal_summary, verdict, write_all};
+use bitjoule::stats::{Status, Summary, summarize};
+use bitjoule::units::{Bytes, Joules};
+use synthetic::{Journal, Visit, case, joules};
+
+fn close(actual: f64, expected: f64) {
+    assert!((actual - expected).abs() <= 1e-9 * expected.abs(), "{actual} is not {expected}");
+}
+
+/// A visit whose 31 decode steps take `ms` each.
+fn steps(ms: u64) -> Visit {
+    Visit { latencies_ns: vec![ms * 1_000_000; 31], ..Visit::default() }
+}
+
+fn reason<T: std::fmt::Debug>(figure: &Figure<T>) -> &str {
+    match figure {
+        Figure::Unavailable { why } => why,
+        other => panic!("{other:?} is available"),
+    }
+}
+
+/// i2_s at 10, 8, 12.5 ms a step, f16 at 40 ms, fp32-naive at 400, 320, 250 ms; 35 GB/s.
+fn three_kernels() -> Journal {
+    let (naive, f16, i2s) = (
+        case("350M", "fp32-naive", "scalar", 2),
+        case("350M", "f16", "avx512", 2),
+        case("350M", "i2_s", "avx512-vnni", 2),
+    );
+    let mut journal = Journal::new(3, vec![naive.clone(), f16.clone(), i2s.clone()]);
+    for (round, naive_ms, i2s_us) in [(1, 400, 10_000), (2, 320, 8_000), (3, 250, 12_500)] {
+        journal.bandwidth(round, 2, &[30e9, 35e9, 34e9]);
+        journal.visit(&naive, round, &Visit { energy: joules(310.0), ..steps(naive_ms) });
+        journal.visit(
+            &f16,
+            round,
+            &Visit { energy: joules(31.0), bytes_per_token: 700_000_000, ..steps(40) },
+        );
+        let visit = Visit { latencies_ns: vec![i2s_us * 1000; 31], energy: joules(6.2), ..Visit::default() };
+        journal.visit(&i2s, round, &visit);
+    }
+    journal.check(&i2s, 1e-7);
+    journal
+}
+
+#[test]
+fn figures_are_those_computed_by_hand() {
+    let summary = summarize(&three_kernels().records).unwrap();
+    let row = &summary.rows[2];
+    assert_eq!((row.case.kernel.as_str(), row.rounds, &row.status), ("i2_s", 3, &Status::Ok));
+    let decode = row.decode_tok_s.unwrap();
+    close(decode.median, 100.0);
+    close(decode.min, 80.0);
+    close(decode.max, 125.0);
+    close(row.prefill_tok_s.unwrap().median, 160.0);
+    close(row.ttft_ms.unwrap(), 200.0);
+    close(row.load_ms.unwrap(), 50.0);
+    // 35 GB/s / 250 MB = 140 steps/s.
+    close(row.decode_roofline_tok_s.unwrap(), 140.0);
+    close(*row.decode_roofline_percent.value().unwrap(), 100.0 * 100.0 / 140.0);
+    close(row.bandwidth_bytes_per_s.unwrap(), 35e9);
+    close(row.energy_j_per_token.value().unwrap().median, 0.2);
+    assert_eq!(row.energy_j_per_token.provenance(), "measured: powercap");
+    // 93 latencies: 31 each of 8, 10, 12.5 ms; rank 47 is 10, ranks 84 and 93 are 12.5.
+    let latency = row.latency.unwrap();
+    assert_eq!((latency.p50_ms, latency.p90_ms, latency.p99_ms, latency.max_ms), (10.0, 12.5, 12.5, 12.5));
+    close(row.decode_cpu_s_per_token.unwrap(), 0.6 / 31.0);
+    close(row.decode_cpu_cores.unwrap(), 0.6 / 0.31);
+    let memory = row.memory.value().unwrap();
+    assert_eq!(
+        (memory.peak, memory.anon, memory.file),
+        (Bytes(300_000_000), Bytes(270_000_000), Bytes(12_000_000))
+    );
+}
+
+#[test]
+fn speedups_are_ratios_within_a_round() {
+    let summary = summarize(&three_kernels().records).unwrap();
+    let find = |kernel: &str, baseline: &str| {
+        let s = summary.speedups.iter().find(|s| s.case.kernel == kernel && s.baseline == baseline);
+        s.unwrap_or_else(|| panic!("no {kernel} against {baseline}"))
+    };
+    // Rounds: 40/10, 40/8, 40/12.5 and 400/10, 320/8, 250/12.5. Dividing medians would give 32.
+    let f16 = find("i2_s", "f16");
+    let decode = f16.decode.unwrap();
+    close(decode.median, 4.0);
+    close(decode.min, 3.2);
+    close(decode.max, 5.0);
+    close(f16.prefill.unwrap().median, 1.0);
+    close(f16.energy_ratio.value().unwrap().median, 0.2);
+    close(f16.energy_reduction_percent().unwrap(), 80.0);
+    assert_eq!(f16.baseline_isa.as_deref(), Some("avx512"));
+    close(find("i2_s", "fp32-naive").decode.unwrap().median, 40.0);
+    close(find("f16", "fp32-naive").decode.unwrap().max, 10.0);
+    close(find("fp32-naive", "f16").decode.unwrap().max, 40.0 / 250.0);
+    assert_eq!(summary.speedups.len(), 4);
+    assert_eq!(
+        verdict(&summary),
+        "i2_s decoded 4.00x (3.20-5.00) as fast as f16 and 40.0x (20.0-40.0) as fast as fp32-naive on 350M \
+         with 2 threads."
+    );
+}
+
+#[test]
+fn the_baseline_is_of_the_same_isa_or_else_its_fastest() {
+    let cases = [
+        case("m", "f16", "scalar", 1),
+        case("m", "f16", "avx2", 1),
+        case("m", "i2_s", "scalar", 1),
+        case("m", "i2_s", "vnni", 1),
+        case("m", "i2_s", "vnni", 2),
+    ];
+    let mut journal = Journal::new(1, cases.to_vec());
+    for (case, ms) in cases.iter().zip([200, 40, 100, 10, 5]) {
+        journal.visit(case, 1, &steps(ms));
+    }
+    let summary = summarize(&journal.records).unwrap();
+    let against: Vec<_> = summary
+        .speedups
+        .iter()
+        .map(|s| (s.case.isa.as_str(), s.baseline_isa.as_deref().unwrap(), s.decode.unwrap().median))
+        .collect();
+    assert_eq!(against, [("scalar", "scalar", 2.0), ("vnni", "avx2", 4.0)]);
+}
+
+#[test]
+fn a_wrong_case_is_neither_winner_nor_baseline() {
+    let mut journal = three_kernels();
+    let cases = journal.cases();
+    journal.check(&cases[2], 0.3).check(&cases[2], 1e-7);
+    let summary = summarize(&journal.records).unwrap();
+    assert_eq!(
+        summary.rows[2].status.to_string(),
+        "wrong: logits differ from i2_s scalar by 3.00e-1, 1.00e-5 is tolerated"
+    );
+    for s in summary.speedups.iter().filter(|s| s.case.kernel == "i2_s") {
+        assert!(s.decode.is_none() && s.prefill.is_none() && s.energy_ratio.value().is_none());
+        assert!(s.status.starts_with("wrong: "));
+    }
+    assert_eq!(
+        verdict(&summary),
+        "f16 decoded 8.00x (6.25-10.0) as fast as fp32-naive on 350M with 2 threads. Of 3 cases: 1 wrong."
+    );
+
+    let mut journal = three_kernels();
+    journal.check(&cases[1], 0.3);
+    let summary = summarize(&journal.records).unwrap();
+    let lost = summary.speedups.iter().find(|s| s.case.kernel == "i2_s" && s.baseline == "f16").unwrap();
+    assert_eq!((lost.status.as_str(), lost.decode), ("no usable case of f16", None));
+}
+
+#[test]
+fn statuses() {
+    let cases: Vec<_> = ["a", "b", "c", "d", "e", "f"].map(|m| case(m, "i2_s", "avx2", 2)).to_vec();
+    let mut journal = Journal::new(2, cases.clone());
+    journal.visit(&cases[0], 1, &steps(10)).visit(&cases[0], 2, &steps(10));
+    journal.visit(&cases[1], 2, &steps(10)).failure(&cases[1].id, 1, FailureKind::TimedOut, "over 60 s");
+    journal.failure(&cases[2].id, 1, FailureKind::Crashed, "signal 9");
+    journal.failure(&cases[3].id, 1, FailureKind::Skipped, "needs 14.2 GB, 8 GB are free");
+    // A failure that a resumed session made good.
+    journal.failure(&cases[5].id, 1, FailureKind::Error, "no space");
+    journal.visit(&cases[5], 1, &steps(10)).visit(&cases[5], 2, &steps(10));
+    let summary = summarize(&journal.records).unwrap();
+    let statuses: Vec<String> = summary.rows.iter().map(|r| r.status.to_string()).collect();
+    assert_eq!(
+        statuses,
+        [
+            "ok",
+            "incomplete: 1 of 2 rounds; round 1: timed out: over 60 s",
+            "failed: crashed: signal 9",
+            "skipped: needs 14.2 GB, 8 GB are free",
+            "incomplete: 0 of 2 rounds",
+            "ok",
+        ]
+    );
+    assert!(verdict(&summary).ends_with(" Of 6 cases: 1 failed, 1 skipped, 2 incomplete."));
+}
+
+#[test]
+fn only_complete_rounds_count() {
+    let c = case("m", "i2_s", "avx2", 2);
+    let mut journal = Journal::new(2, vec![c.clone()]);
+    journal.visit(&c, 1, &steps(10)).visit(&c, 2, &steps(20));
+    journal.records.pop(); // The decode of round 2.
+    let summary = summarize(&journal.records).unwrap();
+    assert_eq!(summary.rows[0].status.to_string(), "incomplete: 1 of 2 rounds");
+    assert_eq!(summary.rows[0].decode_tok_s.unwrap().rounds, 1);
+    assert_eq!(summary.rows[0].prefill_tok_s.unwrap().rounds, 1);
+}
+
+#[test]
+fn a_roofline_needs_a_bandwidth_and_more_bytes_than_the_cache_holds() {
+    let c = case("m", "i2_s", "avx2", 2);
+    let row = |edit: &dyn Fn(&mut Journal)| {
+        let mut journal = Journal::new(1, vec![c.clone()]);
+        edit(&mut journal);
+        summarize(&journal.records).unwrap().rows.remove(0)
+    };
+    let absent = row(&|j| {
+        j.visit(&c, 1, &steps(10)).bandwidth(1, 1, &[35e9]);
+    });
+    assert_eq!(
+        reason(&absent.decode_roofline_percent),
+        "bandwidth with 2 threads not measured in this round"
+    );
+    let failed = row(&|j| {
+        j.visit(&c, 1, &steps(10)).failure("bandwidth/t2", 1, FailureKind::Error, "no memory");
+    });
+    assert_eq!(reason(&failed.decode_roofline_percent), "bandwidth with 2 threads not measured: no memory");
+    assert_eq!(failed.status, Status::Ok);
+    let cached = row(&|j| {
+        j.bandwidth(1, 2, &[35e9]);
+        j.visit(&c, 1, &Visit { bytes_per_token: 127_999_999, ..steps(10) });
+    });
+    assert!(
+        reason(&cached.decode_roofline_percent)
+            .starts_with("a step reads 128.0 MB, less than 4 x the last-level cache of 32.0 MB")
+    );
+    assert_eq!(cached.decode_roofline_tok_s, None);
+    let unknown = row(&|j| {
+        j.header().llc_bytes = None;
+        j.bandwidth(1, 2, &[35e9]).visit(&c, 1, &Visit { bytes_per_token: 100_000_000, ..steps(10) });
+    });
+    close(*unknown.decode_roofline_percent.value().unwrap(), 100.0 * 100.0 / 350.0);
+    assert!(unknown.decode_roofline_percent.provenance().contains("last-level cache unknown"));
+    let nonsense = row(&|j| {
+        j.bandwidth(1, 2, &[0.0, f64::NAN, f64::INFINITY, -1.0]).visit(&c, 1, &steps(10));
+    });
+    assert!(nonsense.decode_roofline_percent.value().is_none());
+    let partial = {
+        let mut j = Journal::new(2, vec![c.clone()]);
+        j.bandwidth(1, 2, &[35e9]).visit(&c, 1, &steps(10)).visit(&c, 2, &steps(10));
+        summarize(&j.records).unwrap().rows.remove(0)
+    };
+    assert_eq!(partial.decode_roofline_percent.provenance(), "measured: bandwidth probe (1 of 2 rounds)");
+}
+
+#[test]
+fn energy_is_of_packages_and_never_zero() {
+    let c = case("m", "i2_s", "avx2", 2);
+    let figure = |rounds: &[Figure<Vec<DomainEnergy>>]| {
+        let mut journal = Journal::new(rounds.len() as u32, vec![c.clone()]);
+        for (round, energy) in (1..).zip(rounds) {
+            journal.visit(&c, round, &Visit { energy: energy.clone(), ..steps(10) });
+        }
+        summarize(&journal.records).unwrap().rows.remove(0).energy_j_per_token
+    };
+    let domains = |list: &[(&str, f64)]| {
+        list.iter()
+            .map(|(d, j)| DomainEnergy { domain: (*d).into(), energy_j: Joules(*j) })
+            .collect::<Vec<_>>()
+    };
+    let two = domains(&[("package-0", 3.1), ("package-1", 6.2), ("core", 2.0), ("psys", 20.0)]);
+    close(figure(&[Figure::measured(two, "powercap")]).value().unwrap().median, 0.3);
+    assert!(reason(&figure(&[joules(0.0)])).contains("did not advance"));
+    assert!(reason(&figure(&[joules(-1.0)])).contains("impossible"));
+    assert!(reason(&figure(&[joules(f64::NAN)])).contains("impossible"));
+    assert!(
+        reason(&figure(&[Figure::measured(domains(&[("psys", 1.0)]), "powercap")])).contains("no package")
+    );
+    let none = Figure::unavailable("no powercap tree");
+    assert_eq!(reason(&figure(std::slice::from_ref(&none))), "no powercap tree");
+    let some = figure(&[joules(3.1), none]);
+    assert_eq!(some.provenance(), "measured: powercap (1 of 2 rounds)");
+    let simulated = Figure::Simulated { value: domains(&[("package-0", 3.1)]), by: "test source".into() };
+    assert_eq!(figure(&[joules(3.1), simulated]).provenance(), "simulated: test source");
+}
+
+#[test]
+fn a_journal_that_contradicts_itself_is_refused() {
+    let c = case("m", "i2_s", "avx2", 2);
+    let refusal = |edit: &dyn Fn(&mut Journal)| {
+        let mut journal = Journal::new(2, vec![c.clone()]);
+        edit(&mut journal);
+        summarize(&journal.records).unwrap_err().to_string()
+    };
+    let twice = refusal(&|j| {
+        j.visit(&c, 1, &steps(10)).visit(&c, 1, &steps(10));
+    });
+    assert_eq!(twice, format!("the journal holds the load phase of {} twice in round 1", c.id));
+    let stranger = refusal(&|j| {
+        j.visit(&case("x", "i2_s", "avx2", 2), 1, &steps(10));
+    });
+    assert!(stranger.contains("which was not planned"), "{stranger}");
+    let round = refusal(&|j| {
+        j.visit(&c, 3, &steps(10));
+    });
+    assert!(round.contains("rounds 1 to 2 were planned"), "{round}");
+    let latencies = refusal(&|j| {
+        j.visit(&c, 1, &steps(10));
+        let Some(Record::Sample(sample)) = j.records.last_mut() else { unreachable!() };
+        let Work::Decode { latencies_ns, .. } = &mut sample.work else { unreachable!() };
+        latencies_ns.pop();
+    });
+    assert!(latencies.contains("30 latencies for 32 generated tokens"), "{latencies}");
+    assert!(refusal(&|j| j.records.clear()).contains("does not begin"));
+    assert!(refusal(&|j| j.records.extend(j.records.clone())).contains("more than one run"));
+    assert!(refusal(&|j| j.header().schema = 99).contains("schema 99"));
+    assert!(refusal(&|j| j.header().cases.push(c.clone())).contains("twice"));
+}
+
+/// Every cell of a CSV file, by column, after checking that all rows are as long as the header.
+fn read_csv(path: &Path) -> Vec<HashMap<String, String>> {
+    let mut reader = csv::Reader::from_path(path).unwrap();
+    let rows: Result<Vec<HashMap<String, String>>, _> = reader.deserialize().collect();
+    rows.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Journals at the edges of what there may be, by name.
+fn edge_cases() -> Vec<(&'static str, Journal)> {
+    let c = case("m", "i2_s", "avx2", 2);
+    let empty = Journal::new(3, vec![]);
+    let nothing_yet = Journal::new(3, vec![c.clone()]);
+    let mut one = Journal::new(1, vec![c.clone()]);
+    one.visit(&c, 1, &steps(10));
+    let mut no_time = Journal::new(1, vec![c.clone(), case("m", "f16", "avx2", 2)]);
+    for case in no_time.cases() {
+        let visit = Visit {
+            load_ns: 0,
+            prefill_ns: 0,
+            latencies_ns: vec![0; 31],
+            bytes_per_token: 0,
+            ..Visit::default()
+        };
+        no_time.bandwidth(1, 2, &[35e9]).visit(&case, 1, &visit);
+    }
+    let mut no_steps = Journal::new(1, vec![c.clone()]);
+    no_steps.visit(&c, 1, &Visit { latencies_ns: vec![], energy: joules(1.0), ..Visit::default() });
+    let extreme = Visit {
+        latencies_ns: vec![u64::MAX / 64; 31],
+        cpu_ns: u64::MAX,
+        bytes_per_token: u64::MAX,
+        energy: joules(1e300),
+        memory: Figure::measured(
+            MemoryReading {
+                peak_rss: Bytes(u64::MAX),
+                anon: Bytes(u64::MAX),
+                file: Bytes(1),
+                shmem: Bytes(0),
+            },
+            "procfs",
+        ),
+        ..Visit::default()
+    };
+    let tiny =
+        Visit { latencies_ns: vec![1; 31], energy: joules(1e-300), bytes_per_token: 1, ..Visit::default() };
+    let mut spans =
+        Journal::new(1, vec![c.clone(), case("m", "f16", "avx2", 2), case("m", "tl1", "avx2", 2)]);
+    let cases = spans.cases();
+    spans.header().llc_bytes = None;
+    spans.bandwidth(1, 2, &[f64::MIN_POSITIVE, f64::MAX]);
+    spans.visit(&cases[0], 1, &tiny).visit(&cases[1], 1, &extreme).visit(&cases[2], 1, &steps(3));
+    let names =
+        ["=1+1,\"quoted\"", "a|b\nc", "<&>\u{1}\u{ffff}'", "名前"].map(|n| case(n, "i2_s", "avx2", 2));
+    let mut hostile = Journal::new(1, names.to_vec());
+    hostile.visit(&names[0], 1, &steps(10)).failure(&names[1].id, 1, FailureKind::Error, "<b>\n|\u{0}&");
+    let mut failed = Journal::new(1, vec![c.clone()]);
+    failed.failure(&c.id, 1, FailureKind::Crashed, &"long ".repeat(200));
+    vec![
+        ("empty", empty),
+        ("nothing yet", nothing_yet),
+        ("one", one),
+        ("no time", no_time),
+        ("no steps", no_steps),
+        ("spans", spans),
+        ("hostile", hostile),
+        ("failed", failed),
+        ("three kernels", three_kernels()),
+        ("many", many()),
+    ]
+}
+
+/// 12 models with 5 kernels, some without figures, over six orders of magnitude.
+fn many() -> Journal {
+    let kernels = [
+        ("fp32-naive", "scalar"),
+        ("f16", "avx512"),
+        ("i2_s", "avx512-vnni"),
+        ("tl1", "avx2"),
+        ("tl2", "avx2"),
+    ];
+    let cases: Vec<_> = (0..12)
+        .flat_map(|m| {
+            let model = format!(
+                "{}{m}",
+                if m % 3 == 0 { "organisation/a-rather-long-name-".repeat(4) } else { "m".into() }
+            );
+            kernels.map(|(kernel, isa)| case(&model, kernel, isa, 1 + m % 2))
+        })
+        .collect();
+    let mut journal = Journal::new(2, cases.clone());
+    for (i, case) in cases.iter().enumerate() {
+        match i % 13 {
+            5 => {
+                journal.failure(&case.id, 1, FailureKind::Skipped, "needs 14.2 GB of memory, 8.1 GB are free")
+            }
+            7 => journal.visit(case, 1, &steps(3)).check(case, 0.5),
+            _ => {
+                let visit =
+                    Visit { latencies_ns: vec![3u64.pow(i as u32 % 14) * 1000; 31], ..Visit::default() };
+                journal.visit(case, 1, &visit).visit(case, 2, &visit)
+            }
+        };
+    }
+    journal
+}
+
+#[test]
+fn every_journal_makes_files_that_parse_and_hold_no_infinities() {
+    for (name, journal) in edge_cases() {
+        let dir = tempfile::tempdir().unwrap();
+        let written = write_all(dir.path(), &journal.records).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let expected = ["samples", "latencies", "summary", "speedup"].map(|n| format!("{n}.csv"));
+        let figures = ["decode_tok_s", "speedup", "rss", "latency"]
+            .iter()
+            .flat_map(|n| [format!("plots/{n}.svg"), format!("plots/{n}.png")]);
+        let expected: HashSet<_> = expected
+            .into_iter()
+            .chain(["speedup.md".into()])
+            .chain(figures)
+            .map(|n| dir.path().join(n))
+            .collect();
+        assert_eq!(written.iter().cloned().collect::<HashSet<_>>(), expected, "{name}");
+        for path in &written {
+            let at = format!("{name}: {}", path.display());
+            match path.extension().unwrap().to_str().unwrap() {
+                "csv" => {
+                    for cell in read_csv(path).into_iter().flat_map(HashMap::into_values) {
+                        assert!(!["NaN", "inf", "-inf"].contains(&cell.as_str()), "{at}");
+                    }
+                }
+                "svg" => check_svg(&std::fs::read_to_string(path).unwrap(), &at),
+                "png" => {
+                    let (svg, _) = svg_size(&std::fs::read_to_string(path.with_extension("svg")).unwrap());
+                    let (width, height) = decode_png(&std::fs::read(path).unwrap());
+                    assert_eq!(width, 1600, "{at}");
+                    assert_eq!((width, height), (svg.0 * 2, svg.1 * 2), "{at}");
+                }
+                _ => {}
+            }
+        }
+        let left: Vec<_> = walk(dir.path()).into_iter().filter(|p| !expected.contains(p)).collect();
+        assert!(left.is_empty(), "{name}: {left:?} left behind");
+        // Written twice: the derived files are replaced.
+        write_all(dir.path(), &journal.records).unwrap();
+        let summary = summarize(&journal.records).unwrap();
+        for width in [0, 20, 80, 200] {
+            for line in terminal_summary(&summary, width).lines() {
+                assert!(line.chars().count() <= width.max(20), "{name}: {line}");
+            }
+        }
+        let sentence = verdict(&summary);
+        assert!(
+            sentence.ends_with('.') && !sentence.contains("NaN") && !sentence.contains("inf"),
+            "{sentence}"
+        );
+    }
+}
+
+fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
+    }
+    files
+}
+
+#[test]
+fn tables_hold_the_figures_of_the_summary() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = three_kernels();
+    write_all(dir.path(), &journal.records).unwrap();
+    let header = std::fs::read_to_string(dir.path().join("summary.csv")).unwrap();
+    assert!(header.starts_with(
+        "backend,model,kernel,isa,threads,n_prompt,n_gen,rounds,status,prefill_tok_s,decode_tok_s,\
+         decode_tok_s_min,decode_tok_s_max,decode_roofline_percent,ttft_ms,latency_p50_ms,latency_p99_ms,\
+         rss_peak_bytes,energy_j_per_token,energy_provenance,"
+    ));
+    let summary = read_csv(&dir.path().join("summary.csv"));
+    assert_eq!(summary.len(), 3);
+    let i2s = &summary[2];
+    close(i2s["decode_tok_s"].parse().unwrap(), 100.0);
+    close(i2s["energy_j_per_token"].parse().unwrap(), 0.2);
+    assert_eq!(
+        [
+            "status",
+            "rounds",
+            "ttft_ms",
+            "rss_peak_bytes",
+            "check",
+            "energy_provenance",
+            "roofline_provenance"
+        ]
+        .map(|c| i2s[c].as_str()),
+        ["ok", "3", "200", "300000000", "passed", "measured: powercap", "measured: bandwidth probe"]
+    );
+    assert_eq!(summary[0]["check"], "unchecked");
+
+    let samples = read_csv(&dir.path().join("samples.csv"));
+    assert_eq!(samples.len(), 27);
+    let decode: Vec<_> = samples.iter().filter(|s| s["phase"] == "decode" && s["kernel"] == "i2_s").collect();
+    assert_eq!(decode.len(), 3);
+    close(decode[1]["tok_s"].parse().unwrap(), 125.0);
+    close(decode[1]["roofline_percent"].parse().unwrap(), 100.0 * 125.0 / 140.0);
+    assert_eq!(decode[1]["work_tokens"], "31");
+    assert_eq!(decode[1]["tokens"].split(' ').count(), 32);
+    assert_eq!(decode[1]["energy_domains"], "package-0=6.2");
+
+    let latencies = read_csv(&dir.path().join("latencies.csv"));
+    assert_eq!(latencies.len(), 9 * 31);
+    assert_eq!((latencies[0]["token"].as_str(), latencies[0]["latency_ms"].as_str()), ("2", "400"));
+
+    let speedups = read_csv(&dir.path().join("speedup.csv"));
+    let row = speedups.iter().find(|s| s["kernel"] == "i2_s" && s["baseline_kernel"] == "f16").unwrap();
+    assert_eq!((row["decode_speedup"].as_str(), row["rounds"].as_str()), ("4", "3"));
+    let markdown = std::fs::read_to_string(dir.path().join("speedup.md")).unwrap();
+    assert!(markdown.contains("| 4.00x (3.20-5.00) | 1.00x (1.00-1.00) | 80.0 % less |"), "{markdown}");
+
+    // A wrong case keeps its row and its raw samples, and what it measured is not a speed.
+    let cases = journal.cases();
+    journal.check(&cases[2], 0.3);
+    write_all(dir.path(), &journal.records).unwrap();
+    let wrong = &read_csv(&dir.path().join("summary.csv"))[2];
+    assert!(wrong["status"].starts_with("wrong: logits differ"));
+    assert_eq!(
+        ["check", "rounds", "decode_tok_s", "latency_p50_ms", "rss_peak_bytes"].map(|c| wrong[c].as_str()),
+        ["failed", "3", "", "", ""]
+    );
+    assert_eq!(wrong["energy_provenance"], "unavailable: the check of the logits failed");
+}
+
+#[test]
+fn missing_figures_are_empty_cells_with_a_reason() {
+    let (_, journal) = edge_cases().into_iter().find(|(name, _)| *name == "no time").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    write_all(dir.path(), &journal.records).unwrap();
+    let row = &read_csv(&dir.path().join("summary.csv"))[0];
+    for column in [
+        "prefill_tok_s",
+        "decode_tok_s",
+        "decode_roofline_percent",
+        "ttft_ms",
+        "energy_j_per_token",
+        "decode_cpu_cores",
+    ] {
+        assert_eq!(row[column], "", "{column}");
+    }
+    assert_eq!(row["energy_provenance"], "unavailable: no powercap tree");
+    assert!(row["roofline_provenance"].starts_with("unavailable: "));
+    assert!(row["notes"].contains("round 1: the decode window has no length"));
+    let speedup = &read_csv(&dir.path().join("speedup.csv"))[0];
+    assert_eq!((speedup["status"].as_str(), speedup["decode_speedup"].as_str()), ("no rates to divide", ""));
+}
+
+#[test]
+fn an_unwritable_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocked = dir.path().join("summary.csv");
+    std::fs::create_dir(&blocked).unwrap();
+    std::fs::write(blocked.join("occupied"), "").unwrap();
+    let error = write_all(dir.path(), &three_kernels().records).unwrap_err().to_string();
+    assert!(error.contains("summary.csv"), "{error}");
+    assert!(walk(dir.path()).iter().all(|p| !p.file_name().unwrap().to_string_lossy().starts_with('.')));
+    let missing = dir.path().join("missing");
+    let error = write_all(&missing, &three_kernels().records).unwrap_err().to_string();
+    assert!(error.contains("missing") && error.contains("samples.csv"), "{error}");
+}
+
+#[test]
+fn methodology_defines_every_column() {
+    let text = include_str!("../METHODOLOGY.md");
+    let dir = tempfile::tempdir().unwrap();
+    write_all(dir.path(), &three_kernels().records).unwrap();
+    for file in ["samples.csv", "latencies.csv", "summary.csv", "speedup.csv"] {
+        let (_, section) = text.split_once(&format!("### `{file}`")).unwrap_or_else(|| panic!("no {file}"));
+        let section = section.split("\n### ").next().unwrap().split("\n## ").next().unwrap();
+        let mut reader = csv::Reader::from_path(dir.path().join(file)).unwrap();
+        for column in reader.headers().unwrap() {
+            assert!(section.contains(&format!("`{column}`")), "{file}: {column} is not defined");
+        }
+    }
+}
+
+#[test]
+fn gaps_are_drawn_with_their_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = three_kernels();
+    let cases = journal.cases();
+    journal.check(&cases[2], 0.3);
+    write_all(dir.path(), &journal.records).unwrap();
+    for figure in ["decode_tok_s", "speedup", "rss", "latency"] {
+        let svg = std::fs::read_to_string(dir.path().join(format!("plots/{figure}.svg"))).unwrap();
+        assert!(svg.contains("wrong: logits differ"), "{figure}");
+    }
+}
+
+#[test]
+fn the_terminal_says_once_what_is_the_same_everywhere() {
+    let text = |summary: &Summary, width| terminal_summary(summary, width);
+    let summary = summarize(&three_kernels().records).unwrap();
+    let wide = text(&summary, 140);
+    assert!(wide.starts_with("backend native, threads 2, prompt 32, generated 32, kv f16\n\n"), "{wide}");
+    let lines: Vec<&str> = wide.lines().collect();
+    assert_eq!(lines.len(), 6);
+    assert!(lines[5].contains("100") && lines[5].contains("80.0-125") && lines[5].contains("71 %"), "{wide}");
+    let narrow = text(&summary, 50);
+    assert!(narrow.contains("decode tok/s") && !narrow.contains("ttft"), "{narrow}");
+}
+
+/// Width and height of an SVG, and its texts as (x, y, anchor, size, text).
+type SvgText = (f64, f64, String, f64, String);
+
+fn svg_size(svg: &str) -> ((u32, u32), Vec<SvgText>) {
+    let attribute = |tag: &str, name: &str| {
+        let (_, rest) = tag.split_once(&format!(" {name}=\""))?;
+        Some(rest.split('"').next()?.to_owned())
+    };
+    let root = svg.split('>').next().unwrap();
+    let size = ["width", "height"].map(|n| attribute(root, n).unwrap().parse().unwrap());
+    let texts = svg.split("<text").skip(1).map(|part| {
+        let (tag, rest) = part.split_once('>').unwrap();
+        let number = |name| attribute(tag, name).unwrap().parse::<f64>().unwrap();
+        assert_eq!(attribute(tag, "font-family").unwrap(), "sans-serif");
+        let text = rest.split('<').next().unwrap().trim().to_owned();
+        (number("x"), number("y"), attribute(tag, "text-anchor").unwrap(), number("font-size"), text)
+    });
+    ((size[0], size[1]), texts.collect())
+}
+
+/// Well-formed (balanced tags, quoted attributes, known entities, legal characters), 800 wide, and
+/// no text outside the figure or over another one.
+fn check_svg(svg: &str, at: &str) {
+    let mut open: Vec<&str> = Vec::new();
+    let mut rest = svg;
+    while let Some((text, after)) = rest.split_once('<') {
+        check_entities(text, at);
+        let (tag, after) = after.split_once('>').unwrap_or_else(|| panic!("{at}: unclosed tag"));
+        rest = after;
+        if let Some(name) = tag.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(name), "{at}");
+            continue;
+        }
+        let (name, attributes) = tag.split_once(' ').unwrap_or((tag, ""));
+        let attributes = attributes.trim_end_matches('/');
+        let quoted: Vec<&str> = attributes.split('"').collect();
+        assert!(quoted.len() % 2 == 1, "{at}: {tag}");
+        for (i, piece) in quoted.iter().enumerate() {
+            if i % 2 == 0 && i + 1 < quoted.len() {
+                let key = piece.trim().strip_suffix('=').unwrap_or_else(|| panic!("{at}: {tag}"));
+                assert!(key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), "{at}: {tag}");
+            }
+            check_entities(piece, at);
+        }
+        if !tag.ends_with('/') {
+            open.push(name);
+        }
+    }
+    assert!(open.is_empty() && rest.trim().is_empty(), "{at}: {open:?}");
+    let legal = |c: char| matches!(c, '\n' | '\t' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
+    assert!(svg.chars().all(legal), "{at}");
+
+    let ((width, height), texts) = svg_size(svg);
+    assert_eq!(width, 800, "{at}");
+    let boxes: Vec<(f64, f64, f64, &SvgText)> = texts
+        .iter()
+        .map(|text| {
+            let (x, y, anchor, size, content) = text;
+            // Half an em a character: about what a sans-serif needs for lower-case letters and digits.
+            let wide = content.chars().count() as f64 * size * 0.5;
+            let left = match anchor.as_str() {
+                "start" => *x,
+                "middle" => x - wide / 2.0,
+                _ => x - wide,
+            };
+            assert!(left >= 0.0 && left + wide <= 800.0 + 16.0, "{at}: {text:?} sticks out");
+            assert!(*y > 0.0 && *y < f64::from(height), "{at}: {text:?} sticks out");
+            (left, left + wide, *y, text)
+        })
+        .collect();
+    for (i, a) in boxes.iter().enumerate() {
+        for b in &boxes[i + 1..] {
+            let same_line = (a.2 - b.2).abs() < a.3.3.min(b.3.3) * 0.8;
+            assert!(!same_line || a.1 <= b.0 || b.1 <= a.0, "{at}: {:?} over {:?}", a.3, b.3);
+        }
+    }
+}
+
+fn check_entities(text: &str, at: &str) {
+    for part in text.split('&').skip(1) {
+        let entity = part.split(';').next().unwrap();
+        assert!(["lt", "gt", "amp", "quot", "apos"].contains(&entity), "{at}: &{entity}");
+    }
+}
+
+/// Size of a PNG whose every row inflates to its full length.
+fn decode_png(bytes: &[u8]) -> (u32, u32) {
+    let word = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    assert_eq!(&bytes[..8], b"\x89PNG\r\n\x1a\n");
+    let (width, height) = (word(16), word(20));
+    assert_eq!((bytes[24], bytes[25]), (8, 2), "8 bits, RGB");
+    let (mut at, mut compressed) = (8, Vec::new());
+    while at < bytes.len() {
+        let length = word(at) as usize;
+        match &bytes[at + 4..at + 8] {
+            b"IDAT" => compressed.extend_from_slice(&bytes[at + 8..at + 8 + length]),
+            b"IEND" => assert_eq!(at + 12, bytes.len()),
+            _ => {}
+        }
+        at += 12 + length;
+    }
+    let mut pixels = Vec::new();
+    flate2::read::ZlibDecoder::new(&compressed[..]).read_to_end(&mut pixels).unwrap();
+    assert_eq!(pixels.len(), height as usize * (1 + 3 * width as usize));
+    (width, height)
+}

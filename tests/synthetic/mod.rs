@@ -1,0 +1,167 @@
+//! Journals made up in code, for the tests of what derives from a journal.
+
+use bitjoule::figure::Figure;
+use bitjoule::journal::{
+    BandwidthSample, Case, Check, DomainEnergy, Failure, FailureKind, MemoryReading, Record, RunHeader,
+    SCHEMA, Sample, Work,
+};
+use bitjoule::units::{Bytes, BytesPerS, Joules};
+
+/// A journal under construction.
+pub(crate) struct Journal {
+    pub(crate) records: Vec<Record>,
+    visit: u32,
+}
+
+/// What a visit measured; change the fields that a test is about.
+#[derive(Clone)]
+pub(crate) struct Visit {
+    pub(crate) load_ns: u64,
+    pub(crate) prefill_ns: u64,
+    /// One entry a decode step; the window is their sum.
+    pub(crate) latencies_ns: Vec<u64>,
+    pub(crate) cpu_ns: u64,
+    pub(crate) bytes_per_token: u64,
+    pub(crate) energy: Figure<Vec<DomainEnergy>>,
+    pub(crate) memory: Figure<MemoryReading>,
+}
+
+impl Default for Visit {
+    fn default() -> Self {
+        Visit {
+            load_ns: 50_000_000,
+            prefill_ns: 200_000_000,
+            latencies_ns: vec![10_000_000; 31],
+            cpu_ns: 600_000_000,
+            bytes_per_token: 250_000_000,
+            energy: Figure::unavailable("no powercap tree"),
+            memory: Figure::measured(
+                MemoryReading {
+                    peak_rss: Bytes(300_000_000),
+                    anon: Bytes(270_000_000),
+                    file: Bytes(12_000_000),
+                    shmem: Bytes(0),
+                },
+                "procfs",
+            ),
+        }
+    }
+}
+
+/// A measured energy of `joules` of package 0.
+#[allow(dead_code)] // Not every test file needs energy.
+pub(crate) fn joules(joules: f64) -> Figure<Vec<DomainEnergy>> {
+    Figure::measured(vec![DomainEnergy { domain: "package-0".into(), energy_j: Joules(joules) }], "powercap")
+}
+
+/// A case with prompt 32 and 32 generated tokens.
+pub(crate) fn case(model: &str, kernel: &str, isa: &str, threads: u32) -> Case {
+    Case {
+        id: format!("native/{model}/{kernel}/{isa}/t{threads}/p32/g32"),
+        backend: "native".into(),
+        model: model.into(),
+        kernel: kernel.into(),
+        isa: isa.into(),
+        threads,
+        n_prompt: 32,
+        n_gen: 32,
+        kv: "f16".into(),
+    }
+}
+
+#[allow(dead_code)] // Not every test file needs every step.
+impl Journal {
+    pub(crate) fn new(rounds: u32, cases: Vec<Case>) -> Journal {
+        let header = RunHeader {
+            schema: SCHEMA,
+            run_id: "0123456789abcdef".into(),
+            suite: "quick".into(),
+            started_unix_ms: 1_750_000_000_000,
+            version: "0.1.0".into(),
+            commit: "unknown".into(),
+            seed: 1,
+            rounds,
+            llc_bytes: Some(Bytes(32_000_000)),
+            cases,
+        };
+        Journal { records: vec![Record::Run(header)], visit: 0 }
+    }
+
+    pub(crate) fn header(&mut self) -> &mut RunHeader {
+        match &mut self.records[0] {
+            Record::Run(header) => header,
+            other => panic!("a journal begins with its plan, not {other:?}"),
+        }
+    }
+
+    pub(crate) fn cases(&mut self) -> Vec<Case> {
+        self.header().cases.clone()
+    }
+
+    pub(crate) fn visit(&mut self, case: &Case, round: u32, visit: &Visit) -> &mut Self {
+        self.visit += 1;
+        let window: u64 = visit.latencies_ns.iter().sum();
+        let n = visit.latencies_ns.len() as u32 + 1;
+        let works = [
+            (visit.load_ns, Work::Load { file_bytes: Bytes(100), weight_bytes: Bytes(200) }),
+            (visit.prefill_ns, Work::Prefill { prompt: (0..case.n_prompt).collect() }),
+            (
+                window,
+                Work::Decode {
+                    tokens: (0..n).collect(),
+                    latencies_ns: visit.latencies_ns.clone(),
+                    bytes_per_token: Bytes(visit.bytes_per_token),
+                },
+            ),
+        ];
+        for (wall_ns, work) in works {
+            self.records.push(Record::Sample(Sample {
+                case: case.id.clone(),
+                round,
+                visit: self.visit,
+                ended_unix_ms: 1_750_000_000_000 + u64::from(self.visit),
+                wall_ns,
+                cpu_ns: visit.cpu_ns,
+                energy: visit.energy.clone(),
+                memory: visit.memory.clone(),
+                work,
+            }));
+        }
+        self
+    }
+
+    pub(crate) fn bandwidth(&mut self, round: u32, threads: u32, passes: &[f64]) -> &mut Self {
+        self.records.push(Record::Bandwidth(BandwidthSample {
+            round,
+            threads,
+            buffer: Bytes(1_000_000_000),
+            passes: passes.iter().map(|p| BytesPerS(*p)).collect(),
+        }));
+        self
+    }
+
+    pub(crate) fn check(&mut self, case: &Case, relative_difference: f64) -> &mut Self {
+        self.records.push(Record::Check(Check {
+            case: case.id.clone(),
+            reference: "i2_s scalar".into(),
+            relative_difference,
+            tolerance: 1e-5,
+            positions: 32,
+            argmax_agreeing: 32,
+            passed: relative_difference <= 1e-5,
+        }));
+        self
+    }
+
+    pub(crate) fn failure(&mut self, case: &str, round: u32, kind: FailureKind, reason: &str) -> &mut Self {
+        self.visit += 1;
+        self.records.push(Record::Failure(Failure {
+            case: case.into(),
+            round,
+            visit: self.visit,
+            kind,
+            reason: reason.into(),
+        }));
+        self
+    }
+}
