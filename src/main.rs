@@ -1,3 +1,5 @@
 //! The `bitjoule` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    bitjoule::cli::main()
+}

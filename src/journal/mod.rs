@@ -4,6 +4,8 @@
 //! one finished sample, check, bandwidth reading or failure. A line is written whole and synced
 //! before the next measurement starts, so a kill costs at most the measurement under way.
 
+pub mod file;
+
 use serde::{Deserialize, Serialize};
 
 use crate::figure::Figure;
@@ -220,7 +222,8 @@ pub struct Check {
 /// A visit that did not end well.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
-    /// [`Case::id`], or the name of a bandwidth probe (`bandwidth/t2`).
+    /// [`Case::id`], or the name of a bandwidth probe (`bandwidth/t2`), or of reference logits that
+    /// could not be made (`reference/125M/fp32-naive/scalar`).
     pub case: String,
     /// Round, from 1.
     pub round: u32,
@@ -236,7 +239,7 @@ pub struct Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// Not started, because this machine cannot (too little memory) or the model cannot (not ternary).
+    /// Not started, because this machine cannot: too little memory, or no such instruction set.
     Skipped,
     /// The worker reported an error.
     Error,

@@ -20,6 +20,11 @@ pub(super) struct Phases<'a> {
     decode: &'a Sample,
 }
 
+/// Whether a failure of that name is of no case: of a bandwidth probe, or of making reference logits.
+fn is_probe(name: &str) -> bool {
+    name.starts_with("bandwidth/") || name.starts_with("reference/")
+}
+
 /// The complete rounds of each case, by its identity, in the order of the rounds.
 ///
 /// # Errors
@@ -38,7 +43,7 @@ pub(super) fn rounds_of<'a>(
         let (case, round) = match record {
             Record::Sample(s) => (&s.case, Some(s.round)),
             Record::Check(c) => (&c.case, None),
-            Record::Failure(f) if !f.case.starts_with("bandwidth/") => (&f.case, Some(f.round)),
+            Record::Failure(f) if !is_probe(&f.case) => (&f.case, Some(f.round)),
             Record::Failure(_) | Record::Run(_) | Record::Session(_) | Record::Bandwidth(_) => continue,
         };
         let Some(samples) = planned.get_mut(case.as_str()) else {

@@ -1,0 +1,5 @@
+//! What runs a case: the native engine, in a worker process of its own.
+
+pub mod check;
+pub mod native;
+pub mod protocol;

@@ -1,0 +1,256 @@
+//! One visit of a case on the native engine: load, prefill, decode, each in a window of its own.
+
+use std::time::Instant;
+
+use bitjoule_kernels::{Isa, Kernel};
+
+use crate::engine::{Engine, EngineOptions, KvType, argmax};
+use crate::error::{Error, Result};
+use crate::gguf::{Gguf, I2sLayout};
+use crate::journal::{Case, FailureKind, Phase, Work};
+use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, Plan};
+use crate::probe::bandwidth;
+use crate::probe::clock;
+use crate::probe::energy::EnergyMeter;
+use crate::probe::memory;
+use crate::units::Bytes;
+
+use super::check;
+use super::protocol::{Event, Job, ModelFile, Reference};
+
+/// Prompts longer than this are processed in several batches.
+pub const BATCH: usize = 512;
+
+/// Why a job ended without its result.
+#[derive(Debug)]
+pub struct Stop {
+    kind: FailureKind,
+    error: Error,
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop { kind: FailureKind::Error, error }
+    }
+}
+
+/// The case cannot run here, which is no fault of the kernel.
+fn skip(error: Error) -> Stop {
+    Stop { kind: FailureKind::Skipped, error }
+}
+
+impl ModelFile {
+    /// Opens the file.
+    ///
+    /// # Errors
+    /// If it cannot be read or is no GGUF file.
+    pub fn open(&self) -> Result<Gguf> {
+        match self {
+            ModelFile::Builtin => Gguf::from_static(BUILTIN_GGUF, BUILTIN_NAME),
+            ModelFile::Path(path) => Gguf::open(path),
+        }
+    }
+}
+
+/// The prompt of a workload: `n` tokens drawn from the whole vocabulary by SplitMix64 from `seed`.
+/// Speed does not depend on which tokens they are.
+pub fn prompt(seed: u64, n: usize, vocab: usize) -> Vec<u32> {
+    let mut state = seed;
+    (0..n)
+        .map(|_| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z ^ (z >> 31)) % vocab as u64) as u32
+        })
+        .collect()
+}
+
+/// Refuses, with the figures, what does not fit into memory.
+///
+/// # Errors
+/// [`Error::Environment`] if `needed` exceeds what is available.
+pub fn ensure_memory(what: &str, needed: Bytes) -> Result<()> {
+    match memory::available().value() {
+        Some(available) if needed > *available => Err(Error::environment(format!(
+            "{what} needs {needed} of memory, but only {available} are available; use a smaller model or a \
+             kernel with fewer bits a weight"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Loads a model and makes an engine for it; refuses beforehand what does not fit into memory.
+///
+/// # Errors
+/// If the file is wrong, the kernel cannot hold its weights, or it does not fit.
+pub fn engine(gguf: &Gguf, layout: I2sLayout, kernel: Kernel, options: EngineOptions) -> Result<Engine> {
+    let plan = Plan::new(gguf, kernel, layout)?;
+    let needed = Bytes(plan.weight_bytes().0 + options.memory_bytes(plan.config()).0);
+    ensure_memory(&format!("{} with kernel {kernel}", gguf.path_label()), needed)?;
+    Engine::new(plan.load()?, options)
+}
+
+/// Does `job`, reporting through `emit`.
+///
+/// # Errors
+/// Only those of `emit`; a job that fails is an event.
+pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> {
+    let mut lost = None;
+    let mut report = |event| {
+        emit(event).map_err(|e| {
+            lost = Some(e.clone());
+            Stop::from(e)
+        })
+    };
+    let outcome = match job {
+        Job::Visit { case, model, seed, phases, check, powercap } => {
+            let meter = EnergyMeter::open(powercap.as_deref());
+            visit(case, model, *seed, phases, check.as_ref(), &meter, &mut report)
+        }
+        Job::Reference { model, seed, reference, kv, threads } => {
+            write_reference(model, *seed, reference, kv, *threads)
+        }
+        Job::Bandwidth { threads, buffer, passes } => bandwidth::measure(*threads, *buffer, *passes)
+            .map_err(Stop::from)
+            .and_then(|b| report(Event::Bandwidth { buffer: b.buffer, passes: b.passes })),
+    };
+    match (lost, outcome) {
+        (Some(error), _) => Err(error),
+        (None, Ok(())) => emit(Event::Done),
+        (None, Err(Stop { kind, error })) => emit(Event::Failed { kind, reason: error.to_string() }),
+    }
+}
+
+/// Runs one phase between readings of all instruments.
+struct Window<'a> {
+    meter: &'a EnergyMeter,
+    energy: crate::probe::energy::Reading,
+    cpu_ns: u64,
+    start_ns: u64,
+}
+
+impl<'a> Window<'a> {
+    /// The energy counter is read first and last, so that its window contains the timed one; reading it
+    /// takes microseconds.
+    fn open(meter: &'a EnergyMeter) -> Self {
+        let energy = meter.start();
+        Window { meter, energy, cpu_ns: clock::cpu_ns(), start_ns: clock::monotonic_ns() }
+    }
+
+    fn close(self) -> impl FnOnce(Work) -> Event {
+        let wall_ns = clock::monotonic_ns() - self.start_ns;
+        let cpu_ns = clock::cpu_ns() - self.cpu_ns;
+        let energy = self.meter.since(&self.energy);
+        let (ended_unix_ms, memory) = (clock::unix_ms(), memory::read());
+        move |work| Event::Sample { ended_unix_ms, wall_ns, cpu_ns, energy, memory, work }
+    }
+}
+
+fn visit(
+    case: &Case,
+    model: &ModelFile,
+    seed: u64,
+    phases: &[Phase],
+    reference: Option<&Reference>,
+    meter: &EnergyMeter,
+    emit: &mut impl FnMut(Event) -> Result<(), Stop>,
+) -> Result<(), Stop> {
+    let kernel = Kernel::by_name(&case.kernel)
+        .ok_or_else(|| Error::input(format!("there is no kernel '{}'", case.kernel)))?;
+    let isa = Isa::by_name(&case.isa).map_err(|e| skip(Error::environment(e)))?;
+    let kv = kv_type(&case.kv)?;
+    let (n_prompt, n_gen) = (case.n_prompt as usize, case.n_gen as usize);
+    let options = EngineOptions {
+        isa,
+        threads: case.threads as usize,
+        kv,
+        context: (n_prompt + n_gen).max(check::CONTEXT),
+        batch: n_prompt.clamp(check::CONTEXT, BATCH),
+    };
+
+    let window = Window::open(meter);
+    let gguf = model.open()?;
+    // Whether the kernel can hold the model, and the memory hold both, is known before loading starts.
+    let file_bytes = Bytes(gguf.file_bytes());
+    let mut engine = engine(&gguf, I2sLayout::X86_64, kernel, options).map_err(|e| match e {
+        Error::Environment(_) => skip(e),
+        e => e.into(),
+    })?;
+    drop(gguf);
+    let sample = window.close();
+    let vocab = engine.model().config.vocab;
+    let weight_bytes = Bytes(engine.model().packed_bytes());
+    if phases.contains(&Phase::Load) {
+        emit(sample(Work::Load { file_bytes, weight_bytes }))?;
+    }
+
+    // One step outside all windows wakes the threads and touches the buffers.
+    engine.decode(0)?;
+    engine.clear();
+
+    let prompt = prompt(seed, n_prompt, vocab);
+    let mut tokens = Vec::with_capacity(n_gen);
+    let mut latencies_ns = Vec::with_capacity(n_gen);
+    let window = Window::open(meter);
+    tokens.push(argmax(engine.prefill(&prompt)?));
+    let sample = window.close();
+    if phases.contains(&Phase::Prefill) {
+        emit(sample(Work::Prefill { prompt }))?;
+    }
+
+    if phases.contains(&Phase::Decode) {
+        let window = Window::open(meter);
+        let mut last = Instant::now();
+        for i in 1..n_gen {
+            let token = argmax(engine.decode(tokens[i - 1])?);
+            tokens.push(token);
+            let now = Instant::now();
+            latencies_ns.push((now - last).as_nanos() as u64);
+            last = now;
+        }
+        let sample = window.close();
+        // The context of the steps runs from n_prompt + 1 to n_prompt + n_gen - 1.
+        let bytes_per_token = engine.decode_bytes(n_prompt + n_gen / 2);
+        emit(sample(Work::Decode { tokens, latencies_ns, bytes_per_token }))?;
+    }
+
+    if let Some(reference) = reference {
+        let want = check::read(&reference.path, vocab)?;
+        let got = check::logits(&mut engine, seed)?;
+        let difference = check::compare(&got, &want)?;
+        let (kernel, isa) = check::reference_of(reference.ternary);
+        emit(Event::Checked {
+            reference: format!("{kernel} {isa}"),
+            relative_difference: difference.relative,
+            tolerance: check::tolerance(reference.ternary),
+            positions: difference.positions as u32,
+            argmax_agreeing: difference.argmax_agreeing as u32,
+        })?;
+    }
+    Ok(())
+}
+
+fn write_reference(
+    model: &ModelFile,
+    seed: u64,
+    reference: &Reference,
+    kv: &str,
+    threads: u32,
+) -> Result<(), Stop> {
+    let (kernel, isa) = check::reference_of(reference.ternary);
+    let options = EngineOptions {
+        isa,
+        threads: threads as usize,
+        kv: kv_type(kv)?,
+        context: check::CONTEXT,
+        batch: BATCH,
+    };
+    let mut engine = engine(&model.open()?, I2sLayout::X86_64, kernel, options).map_err(skip)?;
+    let logits = check::logits(&mut engine, seed)?;
+    Ok(check::write(&reference.path, &logits)?)
+}
+
+fn kv_type(name: &str) -> Result<KvType> {
+    KvType::by_name(name).ok_or_else(|| Error::input(format!("a KV cache is f16 or f32, not '{name}'")))
+}

@@ -1,0 +1,126 @@
+//! What coordinator and worker say to each other: one JSON line each.
+//!
+//! The coordinator writes a [`Job`] to the worker's standard input. The worker writes [`Event`]s to its
+//! standard output and waits for an empty line after each, so that nothing is measured while the
+//! coordinator makes an event durable. If standard input ends, the coordinator is gone and the worker
+//! stops.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::figure::Figure;
+use crate::journal::{Case, DomainEnergy, FailureKind, MemoryReading, Phase, Work};
+use crate::units::{Bytes, BytesPerS};
+
+/// Where a worker finds a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelFile {
+    /// [`crate::model::BUILTIN_GGUF`]
+    Builtin,
+    /// A GGUF file.
+    Path(PathBuf),
+}
+
+/// What a worker does, once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "job", rename_all = "snake_case")]
+pub enum Job {
+    /// Measures a case.
+    Visit {
+        /// The case.
+        case: Case,
+        /// Its model.
+        model: ModelFile,
+        /// Seed of the prompt.
+        seed: u64,
+        /// The phases whose samples are wanted; the others are run but not reported.
+        phases: Vec<Phase>,
+        /// Reference logits to check against.
+        check: Option<Reference>,
+        /// Root of a simulated powercap tree.
+        powercap: Option<PathBuf>,
+    },
+    /// Writes reference logits.
+    Reference {
+        /// The model.
+        model: ModelFile,
+        /// Seed of the tokens.
+        seed: u64,
+        /// What to write and where.
+        reference: Reference,
+        /// Element type of the KV cache.
+        kv: String,
+        /// Threads.
+        threads: u32,
+    },
+    /// Measures the machine's read bandwidth.
+    Bandwidth {
+        /// Threads that read.
+        threads: u32,
+        /// Bytes that they read, together.
+        buffer: Bytes,
+        /// Passes over the buffer.
+        passes: u32,
+    },
+}
+
+/// Reference logits of one model for one class of kernels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reference {
+    /// Whether they are for ternary kernels, or for floating-point ones.
+    pub ternary: bool,
+    /// File that holds them: f32, little-endian, position after position.
+    pub path: PathBuf,
+}
+
+/// What a worker reports.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A phase was measured; the fields are those of [`crate::journal::Sample`].
+    Sample {
+        /// End of the window, milliseconds since the Unix epoch.
+        ended_unix_ms: u64,
+        /// Wall-clock length, nanoseconds.
+        wall_ns: u64,
+        /// CPU time of the worker, nanoseconds.
+        cpu_ns: u64,
+        /// Energy of the window.
+        energy: Figure<Vec<DomainEnergy>>,
+        /// Memory at its end.
+        memory: Figure<MemoryReading>,
+        /// What was done.
+        work: Work,
+    },
+    /// Logits were compared; the fields are those of [`crate::journal::Check`].
+    Checked {
+        /// What they were compared with.
+        reference: String,
+        /// Largest difference over the largest reference logit.
+        relative_difference: f64,
+        /// Largest difference that passes.
+        tolerance: f64,
+        /// Positions compared.
+        positions: u32,
+        /// Positions whose argmax agrees.
+        argmax_agreeing: u32,
+    },
+    /// Bandwidth was measured.
+    Bandwidth {
+        /// Bytes that were read in each pass.
+        buffer: Bytes,
+        /// Rate of each pass.
+        passes: Vec<BytesPerS>,
+    },
+    /// The job cannot be done; nothing follows.
+    Failed {
+        /// What kind of failure.
+        kind: FailureKind,
+        /// Why.
+        reason: String,
+    },
+    /// The job is done; nothing follows.
+    Done,
+}

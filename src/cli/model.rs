@@ -1,0 +1,132 @@
+//! `bitjoule model synth | inspect | convert`
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use bitjoule_kernels::Kernel;
+
+use crate::error::Result;
+use crate::gguf::{Gguf, I2sLayout, Value};
+use crate::model::{self, Geometry, Plan, SYNTH_SEED, WeightType};
+use crate::units::Bytes;
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Write a synthetic model: a published geometry with random ternary weights
+    Synth {
+        /// Size: 125M, 350M, 700M, 1B, 1.5B, 2.7B, 3B, 3.8B, 7B, 13B, 30B, 70B, 100B, 2B4T, 8B
+        size: String,
+        /// File to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// Type of the linear layers (the embedding is F16, or F32 with f32)
+        #[arg(long = "type", default_value = "i2_s", value_name = "TYPE")]
+        ty: WeightType,
+        /// Seed of the weights
+        #[arg(long, default_value_t = SYNTH_SEED)]
+        seed: u64,
+        /// Replace the file if it exists
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show what a model file holds, and which kernels can run it
+    Inspect {
+        /// Model file (GGUF)
+        model: PathBuf,
+        /// Order of the weights in I2_S tensors
+        #[arg(long, default_value = "x86")]
+        i2s_layout: super::Layout,
+    },
+    /// Convert a model between F32, F16 and I2_S
+    Convert {
+        /// Model file (GGUF)
+        model: PathBuf,
+        /// File to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// Type of the linear layers
+        #[arg(long = "type", value_name = "TYPE")]
+        ty: WeightType,
+        /// Order of the weights in I2_S tensors of the model; it is written in the x86-64 order
+        #[arg(long, default_value = "x86")]
+        i2s_layout: super::Layout,
+        /// Replace the file if it exists
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+impl Command {
+    pub(super) fn run(self) -> Result<u8> {
+        match self {
+            Command::Synth { size, output, ty, seed, force } => {
+                model::synth(Geometry::by_name(&size)?, ty, seed, &output, force)?;
+                report_file(&output);
+            }
+            Command::Inspect { model, i2s_layout } => inspect(&Gguf::open(&model)?, i2s_layout.into()),
+            Command::Convert { model, output, ty, i2s_layout, force } => {
+                model::convert(&Gguf::open(&model)?, i2s_layout.into(), ty, &output, force)?;
+                report_file(&output);
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn report_file(path: &std::path::Path) {
+    let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
+    eprintln!("{}: {}", path.display(), Bytes(bytes));
+}
+
+fn inspect(gguf: &Gguf, layout: I2sLayout) {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        out,
+        "{}: GGUF version {}, {}, alignment {}\n\nmetadata",
+        gguf.path_label(),
+        gguf.version(),
+        Bytes(gguf.file_bytes()),
+        gguf.alignment()
+    );
+    for (key, value) in gguf.metadata() {
+        let _ = writeln!(out, "  {key} = {}", shown(value));
+    }
+    let _ = writeln!(out, "\ntensors (columns x rows)");
+    for tensor in gguf.tensors() {
+        let shape: Vec<_> = tensor.shape.iter().map(u64::to_string).collect();
+        let _ = writeln!(
+            out,
+            "  {:<32} {:<6} {}",
+            tensor.name.escape_debug(),
+            tensor.ty.name(),
+            shape.join(" x ")
+        );
+    }
+    let _ = writeln!(out, "\nkernels (memory for the packed weights)");
+    for kernel in Kernel::ALL {
+        let _ = match Plan::new(gguf, kernel, layout) {
+            Ok(plan) => writeln!(out, "  {:<12} {}", kernel.name(), plan.weight_bytes()),
+            Err(e) => writeln!(out, "  {:<12} no: {e}", kernel.name()),
+        };
+    }
+    super::print(&out);
+}
+
+/// A metadata value on one line; long ones are cut and say how long they are.
+fn shown(value: &Value) -> String {
+    const MAX: usize = 72;
+    let text = match value {
+        Value::String(s) => format!("{s:?}"),
+        Value::Array(a) => format!("array of {}", a.len()),
+        other => {
+            let debug = format!("{other:?}");
+            debug.split_once('(').map_or(debug.clone(), |(_, v)| v.trim_end_matches(')').to_owned())
+        }
+    };
+    if text.chars().count() <= MAX {
+        text
+    } else {
+        format!("{}... ({} characters)", text.chars().take(MAX).collect::<String>(), text.chars().count())
+    }
+}

@@ -1,0 +1,60 @@
+//! `bitjoule run`
+
+use std::path::PathBuf;
+
+use crate::error::Result;
+use crate::report;
+use crate::run::{RunOptions, resume, start};
+use crate::stats;
+use crate::suite::Suite;
+
+/// Exit code after Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Args {
+    /// Suite to measure (TOML; see suites/README.md); by default the quick suite
+    suite: Option<PathBuf>,
+    /// Directory for the results; by default results/TIME-SUITE
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    out: Option<PathBuf>,
+    /// Go on with an interrupted run
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["suite", "model"])]
+    resume: Option<PathBuf>,
+    /// Measure this GGUF file too (can be repeated)
+    #[arg(long, value_name = "FILE")]
+    model: Vec<PathBuf>,
+    /// Read energy from a simulated powercap tree; its figures are marked as simulated
+    #[arg(long, value_name = "DIR", hide = true)]
+    powercap: Option<PathBuf>,
+}
+
+impl Args {
+    pub(super) fn run(self) -> Result<u8> {
+        let outcome = match self.resume {
+            Some(dir) => resume(&dir, self.powercap)?,
+            None => {
+                let suite = match self.suite {
+                    Some(path) => Suite::load(&path)?,
+                    None => Suite::quick()?,
+                };
+                start(suite, &RunOptions { models: self.model, out: self.out, powercap: self.powercap })?
+            }
+        };
+        let dir = outcome.dir.display();
+        report::write_all(&outcome.dir, &outcome.records)?;
+        if outcome.interrupted {
+            eprintln!("interrupted; what was measured is in {dir}. Go on with: bitjoule run --resume {dir}");
+            return Ok(INTERRUPTED);
+        }
+        let summary = stats::summarize(&outcome.records)?;
+        super::print(&format!(
+            "{}\n{}\n\nTables and plots: {dir}\n",
+            report::terminal_summary(&summary, super::report::terminal_width()),
+            report::verdict(&summary)
+        ));
+        // A kernel that computes something else is a failed check; a case that cannot run here is not.
+        let wrong = summary.rows.iter().any(|row| matches!(row.status, stats::Status::Wrong(_)));
+        Ok(u8::from(wrong))
+    }
+}

@@ -1,0 +1,542 @@
+//! The coordinator: takes the rounds one task after the other, each in a worker, and journals what it
+//! measures. It never measures itself.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::backend::check;
+use crate::backend::protocol::{Event, Job, Reference};
+use crate::engine::allowed_cpus;
+use crate::error::{Error, Result};
+use crate::journal::file::{self, Journal};
+use crate::journal::{
+    BandwidthSample, Case, Check, Failure, FailureKind, Phase, Record, RunHeader, SCHEMA, Sample, Session,
+};
+use crate::probe::clock::unix_ms;
+use crate::probe::host::{Build, Host};
+use crate::probe::{bandwidth, memory};
+use crate::suite::{Model, ModelSource, Suite};
+
+use super::estimate::Estimate;
+use super::plan::{self, PlannedModel, Task};
+use super::worker::{self, Ended};
+
+/// Passes over the buffer of a bandwidth reading.
+const BANDWIDTH_PASSES: u32 = 8;
+
+/// Directory of reference logits within the run directory, while the run is under way.
+const REFERENCE_DIR: &str = ".reference";
+
+/// How to run a suite.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Model files measured besides the suite's.
+    pub models: Vec<PathBuf>,
+    /// Run directory; by default one under `results/`, named by time and suite.
+    pub out: Option<PathBuf>,
+    /// Root of a simulated powercap tree.
+    pub powercap: Option<PathBuf>,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The run directory.
+    pub dir: PathBuf,
+    /// Everything in its journal.
+    pub records: Vec<Record>,
+    /// Whether it was interrupted, and can be resumed.
+    pub interrupted: bool,
+}
+
+/// Measures `suite` into a new run directory.
+///
+/// # Errors
+/// If a model is wrong, the directory exists or cannot be written. What was measured before an error
+/// stays in the journal.
+pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
+    for path in &options.models {
+        let path = std::path::absolute(path).map_err(|e| Error::io("find", path, &e))?;
+        suite.models.push(Model { source: ModelSource::File(path), name: None, kernels: None });
+    }
+    // Through the parser once more: it knows all rules, also those that an added model can break.
+    let suite_toml = suite.to_toml()?;
+    let suite = Suite::parse(&suite_toml, "suite with the models added", Path::new(""))?;
+    let cases = plan::cases(&suite, allowed_cpus().len().max(1) as u32)?;
+    let models = plan::models(&suite, &plan::cache_dir(), |what| eprintln!("{what}"))?;
+
+    let dir = new_run_dir(options.out.as_deref(), &suite.name)?;
+    let host = Host::detect();
+    write(&dir.join("suite.toml"), &suite_toml)?;
+    let host_json = serde_json::to_string_pretty(&host).map_err(Error::environment)?;
+    write(&dir.join("host.json"), &(host_json + "\n"))?;
+    let mut journal = Journal::create(&dir)?;
+    let build = Build::current();
+    let header = RunHeader {
+        schema: SCHEMA,
+        run_id: run_id(),
+        suite: suite.name.clone(),
+        started_unix_ms: unix_ms(),
+        version: build.version.clone(),
+        commit: build.commit.clone(),
+        seed: suite.seed,
+        rounds: suite.rounds,
+        llc_bytes: host.llc_bytes(),
+        cases,
+    };
+    journal.append(&Record::Run(header.clone()))?;
+    let run = Run::new(dir, suite, header, models, options.powercap.clone(), journal, Vec::new());
+    run.session(false)
+}
+
+/// Goes on with the run in `dir`, where it stopped. A complete run is left as it is.
+///
+/// # Errors
+/// If it is no run directory, or its models are gone; otherwise as [`start`].
+pub fn resume(dir: &Path, powercap: Option<PathBuf>) -> Result<Outcome> {
+    let (journal, contents) = Journal::resume(dir)?;
+    if contents.torn_bytes > 0 {
+        eprintln!(
+            "the last {} bytes of the journal were not a whole record and are cut off",
+            contents.torn_bytes
+        );
+    }
+    let Some(Record::Run(header)) = contents.records.first().cloned() else {
+        let path = dir.join(file::FILE_NAME);
+        return Err(Error::input(format!("{}: holds no plan; start a new run", path.display())));
+    };
+    let suite = Suite::load(&dir.join("suite.toml"))?;
+    let build = Build::current();
+    if (&build.version, &build.commit) != (&header.version, &header.commit) {
+        eprintln!(
+            "warning: this is bitjoule {} ({}), but the run was started with {} ({}); its figures may not compare",
+            build.version, build.commit, header.version, header.commit
+        );
+    }
+    let models = plan::models(&suite, &plan::cache_dir(), |what| eprintln!("{what}"))?;
+    Run::new(dir.to_owned(), suite, header, models, powercap, journal, contents.records[1..].to_vec())
+        .session(true)
+}
+
+fn new_run_dir(out: Option<&Path>, suite: &str) -> Result<PathBuf> {
+    if let Some(dir) = out {
+        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+            std::fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, &e))?;
+        }
+        return match std::fs::create_dir(dir) {
+            Ok(()) => Ok(dir.to_owned()),
+            // An empty directory may have been made for the run; a run in it is never overwritten.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && is_empty_dir(dir) => {
+                Ok(dir.to_owned())
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::input(format!(
+                "{} exists and is not empty; choose another directory, or go on with a run by --resume {}",
+                dir.display(),
+                dir.display()
+            ))),
+            Err(e) => Err(Error::io("create", dir, &e)),
+        };
+    }
+    let results = Path::new("results");
+    std::fs::create_dir_all(results).map_err(|e| Error::io("create", results, &e))?;
+    let stamp = utc_stamp(unix_ms() / 1000);
+    for n in 1.. {
+        let suffix = if n == 1 { String::new() } else { format!("-{n}") };
+        let dir = results.join(format!("{stamp}-{suite}{suffix}"));
+        match std::fs::create_dir(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && n < 1000 => {}
+            Err(e) => return Err(Error::io("create", &dir, &e)),
+        }
+    }
+    unreachable!("the loop returns")
+}
+
+fn is_empty_dir(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// `20260131-235959`, UTC: sorts by time.
+fn utc_stamp(unix_s: u64) -> String {
+    let (days, second) = (unix_s / 86_400, unix_s % 86_400);
+    // Civil date from days since 1970, after Howard Hinnant's `civil_from_days`.
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// Identity of a run: time, process and a random number that the standard library seeds its maps with.
+fn run_id() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.write_u64(unix_ms());
+    hasher.write_u32(std::process::id());
+    format!("{:016x}", hasher.finish())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(|e| Error::io("write", path, &e))
+}
+
+/// A run under way.
+struct Run {
+    dir: PathBuf,
+    suite: Suite,
+    header: RunHeader,
+    models: Vec<PlannedModel>,
+    powercap: Option<PathBuf>,
+    journal: Journal,
+    /// All records after the plan.
+    records: Vec<Record>,
+    /// Samples that the journal has, by case, round and phase.
+    sampled: HashSet<(String, u32, Phase)>,
+    /// Bandwidth readings that it has, by round and threads.
+    bandwidths: HashSet<(u32, u32)>,
+    /// Cases and bandwidth probes that failed in a round, by name; `None` for good.
+    failed: HashSet<(String, Option<u32>)>,
+    checked: HashSet<String>,
+    next_visit: u32,
+}
+
+impl Run {
+    fn new(
+        dir: PathBuf,
+        suite: Suite,
+        header: RunHeader,
+        models: Vec<PlannedModel>,
+        powercap: Option<PathBuf>,
+        journal: Journal,
+        records: Vec<Record>,
+    ) -> Self {
+        let mut run = Run {
+            dir,
+            suite,
+            header,
+            models,
+            powercap,
+            journal,
+            records: Vec::new(),
+            sampled: HashSet::new(),
+            bandwidths: HashSet::new(),
+            failed: HashSet::new(),
+            checked: HashSet::new(),
+            next_visit: 1,
+        };
+        records.into_iter().for_each(|record| run.note(record));
+        run
+    }
+
+    /// Takes a record of the journal into account.
+    fn note(&mut self, record: Record) {
+        match &record {
+            Record::Run(_) | Record::Session(_) => {}
+            Record::Sample(s) => {
+                self.next_visit = self.next_visit.max(s.visit + 1);
+                self.sampled.insert((s.case.clone(), s.round, s.phase()));
+            }
+            Record::Bandwidth(b) => {
+                self.bandwidths.insert((b.round, b.threads));
+            }
+            Record::Check(c) => {
+                self.checked.insert(c.case.clone());
+            }
+            Record::Failure(f) => {
+                self.next_visit = self.next_visit.max(f.visit + 1);
+                // A crash may have been the neighbours' fault and is tried again in the next round;
+                // what this machine or this model cannot do will not change.
+                let round = (f.kind == FailureKind::Crashed).then_some(f.round);
+                self.failed.insert((f.case.clone(), round));
+            }
+        }
+        self.records.push(record);
+    }
+
+    /// Makes a record durable, then takes it into account.
+    fn append(&mut self, record: Record) -> Result<()> {
+        self.journal.append(&record)?;
+        self.note(record);
+        Ok(())
+    }
+
+    fn session(mut self, resumed: bool) -> Result<Outcome> {
+        let interrupted = interrupt_flag();
+        let load_average_1m = std::fs::read_to_string("/proc/loadavg")
+            .ok()
+            .and_then(|text| text.split_whitespace().next()?.parse().ok());
+        if self.rounds().iter().any(|(_, tasks)| !tasks.is_empty()) {
+            self.append(Record::Session(Session { started_unix_ms: unix_ms(), resumed, load_average_1m }))?;
+        }
+        let mut estimate = Estimate::new(&self.header.cases, &self.models);
+        let rounds = self.rounds();
+        let mut left: Vec<(u32, Task)> = rounds
+            .into_iter()
+            .flat_map(|(round, tasks)| tasks.into_iter().map(move |t| (round, t)))
+            .collect();
+        left.reverse();
+        let bar = progress_bar(left.len() as u64);
+        let hidden = bar.is_hidden();
+        while let Some((round, task)) = left.pop() {
+            if self.settled(round, &task) {
+                bar.inc(1);
+                continue;
+            }
+            let name = self.name(&task);
+            let rest = estimate.of(left.iter().map(|(_, t)| t).chain([&task]));
+            let message =
+                format!("round {round}/{} {name}, about {} left", self.header.rounds, minutes(rest));
+            if hidden {
+                eprintln!("{message}");
+            }
+            bar.set_message(message);
+            let start = Instant::now();
+            let visit = self.next_visit;
+            self.next_visit += 1;
+            let ended = self.task(round, visit, &task, interrupted)?;
+            if ended == Ended::Interrupted {
+                break;
+            }
+            if let Ended::Failed(kind, reason) = ended {
+                let line = format!("{name}: {reason}");
+                bar.suspend(|| eprintln!("{line}"));
+                self.append(Record::Failure(Failure { case: name, round, visit, kind, reason }))?;
+            }
+            estimate.saw(&task, start.elapsed());
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        let interrupted = interrupted.load(Ordering::SeqCst);
+        if !interrupted {
+            // Only workers read the reference logits; a complete run has no use for them.
+            let _ = std::fs::remove_dir_all(self.dir.join(REFERENCE_DIR));
+        }
+        let mut records = vec![Record::Run(self.header)];
+        records.append(&mut self.records);
+        Ok(Outcome { dir: self.dir, records, interrupted })
+    }
+
+    /// What is still to be done, round by round.
+    fn rounds(&self) -> Vec<(u32, Vec<Task>)> {
+        let tasks = |round| {
+            let mut tasks = plan::order(&self.header.cases, self.header.seed, round);
+            tasks.retain(|task| !self.settled(round, task));
+            (round, tasks)
+        };
+        (1..=self.header.rounds).map(tasks).collect()
+    }
+
+    /// Whether a task needs no (more) doing.
+    fn settled(&self, round: u32, task: &Task) -> bool {
+        let name = self.name(task);
+        let failed = |round| self.failed.contains(&(name.clone(), round));
+        if failed(None) || failed(Some(round)) {
+            return true;
+        }
+        match task {
+            Task::Bandwidth(threads) => self.bandwidths.contains(&(round, *threads)),
+            Task::Case(i) => {
+                let case = &self.header.cases[*i];
+                self.missing(case, round).is_empty()
+                    && (self.checked.contains(&case.id) || round > 1 || self.unchecked(case))
+            }
+        }
+    }
+
+    /// Phases of a case whose samples the round still lacks.
+    fn missing(&self, case: &Case, round: u32) -> Vec<Phase> {
+        let phases = [Phase::Load, Phase::Prefill, Phase::Decode];
+        phases.into_iter().filter(|p| !self.sampled.contains(&(case.id.clone(), round, *p))).collect()
+    }
+
+    /// Whether there can be no reference for a case, because making it failed.
+    fn unchecked(&self, case: &Case) -> bool {
+        let name = reference_name(case);
+        self.failed.iter().any(|(failed, _)| *failed == name)
+    }
+
+    fn name(&self, task: &Task) -> String {
+        match task {
+            Task::Case(i) => self.header.cases[*i].id.clone(),
+            Task::Bandwidth(threads) => format!("bandwidth/t{threads}"),
+        }
+    }
+
+    fn task(&mut self, round: u32, visit: u32, task: &Task, interrupted: &AtomicBool) -> Result<Ended> {
+        let timeout = Duration::from_secs(self.suite.timeout_s.into());
+        let stop = || interrupted.load(Ordering::SeqCst);
+        match task {
+            Task::Bandwidth(threads) => {
+                let buffer =
+                    bandwidth::default_buffer(self.header.llc_bytes, memory::available().value().copied());
+                let job = Job::Bandwidth { threads: *threads, buffer, passes: BANDWIDTH_PASSES };
+                worker::run(&job, timeout, stop, |event| match event {
+                    Event::Bandwidth { buffer, passes } => self.append(Record::Bandwidth(BandwidthSample {
+                        round,
+                        threads: *threads,
+                        buffer,
+                        passes,
+                    })),
+                    other => Err(unexpected(&other)),
+                })
+            }
+            Task::Case(i) => {
+                let case = self.header.cases[*i].clone();
+                let model = self.model(&case)?;
+                let check = match self.reference(&case, round, visit, interrupted)? {
+                    Some(Ended::Interrupted) => return Ok(Ended::Interrupted),
+                    _ if self.checked.contains(&case.id) || self.unchecked(&case) => None,
+                    _ => Some(reference(&self.dir, &case)),
+                };
+                let job = Job::Visit {
+                    phases: self.missing(&case, round),
+                    case: case.clone(),
+                    model: model.file.clone(),
+                    seed: self.header.seed,
+                    check,
+                    powercap: self.powercap.clone(),
+                };
+                worker::run(&job, timeout, stop, |event| self.append(record(&case, round, visit, event)?))
+            }
+        }
+    }
+
+    fn model(&self, case: &Case) -> Result<PlannedModel> {
+        let model = self.models.iter().find(|m| m.label == case.model);
+        model.cloned().ok_or_else(|| Error::input(format!("suite.toml: there is no model '{}'", case.model)))
+    }
+
+    /// Makes the reference logits that `case` will be checked against, if that is still to be done.
+    fn reference(
+        &mut self,
+        case: &Case,
+        round: u32,
+        visit: u32,
+        interrupted: &AtomicBool,
+    ) -> Result<Option<Ended>> {
+        let reference = reference(&self.dir, case);
+        if self.checked.contains(&case.id) || self.unchecked(case) || reference.path.exists() {
+            return Ok(None);
+        }
+        let dir = self.dir.join(REFERENCE_DIR);
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
+        let job = Job::Reference {
+            model: self.model(case)?.file,
+            seed: self.header.seed,
+            reference,
+            kv: case.kv.clone(),
+            threads: allowed_cpus().len().max(1) as u32,
+        };
+        let timeout = Duration::from_secs(self.suite.timeout_s.into());
+        let ended =
+            worker::run(&job, timeout, || interrupted.load(Ordering::SeqCst), |e| Err(unexpected(&e)))?;
+        if let Ended::Failed(kind, reason) = &ended {
+            let (kind, reason) = (*kind, reason.clone());
+            self.append(Record::Failure(Failure { case: reference_name(case), round, visit, kind, reason }))?;
+        }
+        Ok(Some(ended))
+    }
+}
+
+/// Name under which a failure to make reference logits is recorded.
+fn reference_name(case: &Case) -> String {
+    let ternary = is_ternary(case);
+    let (kernel, isa) = check::reference_of(ternary);
+    format!("reference/{}/{kernel}/{isa}", case.model)
+}
+
+fn is_ternary(case: &Case) -> bool {
+    bitjoule_kernels::Kernel::by_name(&case.kernel).is_some_and(|k| k.is_ternary())
+}
+
+fn reference(dir: &Path, case: &Case) -> Reference {
+    let ternary = is_ternary(case);
+    let class = if ternary { "ternary" } else { "float" };
+    let name = format!("{}.{class}.f32", case.model);
+    Reference { ternary, path: dir.join(REFERENCE_DIR).join(name) }
+}
+
+/// The record that an event of a visit becomes.
+fn record(case: &Case, round: u32, visit: u32, event: Event) -> Result<Record> {
+    let case = case.id.clone();
+    Ok(match event {
+        Event::Sample { ended_unix_ms, wall_ns, cpu_ns, energy, memory, work } => Record::Sample(Sample {
+            case,
+            round,
+            visit,
+            ended_unix_ms,
+            wall_ns,
+            cpu_ns,
+            energy,
+            memory,
+            work,
+        }),
+        Event::Checked { reference, relative_difference, tolerance, positions, argmax_agreeing } => {
+            Record::Check(Check {
+                case,
+                reference,
+                relative_difference,
+                tolerance,
+                positions,
+                argmax_agreeing,
+                passed: relative_difference <= tolerance,
+            })
+        }
+        other => return Err(unexpected(&other)),
+    })
+}
+
+fn unexpected(event: &Event) -> Error {
+    Error::environment(format!("a worker reported what its job does not have: {event:?}"))
+}
+
+/// Set by Ctrl-C or a termination signal.
+fn interrupt_flag() -> &'static AtomicBool {
+    static FLAG: AtomicBool = AtomicBool::new(false);
+    static HANDLER: std::sync::Once = std::sync::Once::new();
+    HANDLER.call_once(|| {
+        // Without a handler the signal simply ends the process, and the journal is as safe.
+        let _ = ctrlc::set_handler(|| FLAG.store(true, Ordering::SeqCst));
+    });
+    &FLAG
+}
+
+fn progress_bar(len: u64) -> ProgressBar {
+    let bar = ProgressBar::new(len);
+    let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
+fn minutes(d: Duration) -> String {
+    let s = d.as_secs_f64().ceil() as u64;
+    if s < 60 { format!("{s} s") } else { format!("{} min {:02} s", s / 60, s % 60) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_are_civil_dates() {
+        assert_eq!(utc_stamp(0), "19700101-000000");
+        assert_eq!(utc_stamp(951_782_399), "20000228-235959");
+        assert_eq!(utc_stamp(951_782_400), "20000229-000000");
+        assert_eq!(utc_stamp(1_798_761_599), "20261231-235959");
+    }
+
+    #[test]
+    fn durations_are_for_people() {
+        assert_eq!(minutes(Duration::from_millis(1)), "1 s");
+        assert_eq!(minutes(Duration::from_secs(125)), "2 min 05 s");
+    }
+}

@@ -1,0 +1,76 @@
+//! How long the rest of a run will take: for the person who waits, not for any table.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::journal::Case;
+
+use super::plan::{PlannedModel, Task};
+
+/// Seconds that a bandwidth reading takes, before one was seen.
+const BANDWIDTH_S: f64 = 1.0;
+
+/// Durations seen so far, and a rough model for what was not seen yet.
+#[derive(Debug)]
+pub(super) struct Estimate {
+    /// Modelled seconds of each case.
+    modelled: Vec<f64>,
+    seen: HashMap<usize, f64>,
+    bandwidth_s: f64,
+}
+
+impl Estimate {
+    /// An estimate for `cases`.
+    pub(super) fn new(cases: &[Case], models: &[PlannedModel]) -> Self {
+        let modelled = cases.iter().map(|case| {
+            let model = models.iter().find(|m| m.label == case.model);
+            model.map_or(1.0, |m| modelled_s(case, m))
+        });
+        Estimate { modelled: modelled.collect(), seen: HashMap::new(), bandwidth_s: BANDWIDTH_S }
+    }
+
+    /// A task took so long.
+    pub(super) fn saw(&mut self, task: &Task, took: Duration) {
+        match task {
+            Task::Case(i) => {
+                self.seen.insert(*i, took.as_secs_f64());
+            }
+            Task::Bandwidth(_) => self.bandwidth_s = took.as_secs_f64(),
+        }
+    }
+
+    /// The tasks together will take about so long.
+    pub(super) fn of<'a>(&self, tasks: impl IntoIterator<Item = &'a Task>) -> Duration {
+        // How far the model is off on this machine, from what was seen.
+        let (seen, modelled) =
+            self.seen.iter().fold((0.0, 0.0), |(s, m), (i, took)| (s + took, m + self.modelled[*i]));
+        let factor = if modelled > 0.0 { seen / modelled } else { 1.0 };
+        let total: f64 = tasks
+            .into_iter()
+            .map(|task| match task {
+                Task::Case(i) => self.seen.get(i).copied().unwrap_or(self.modelled[*i] * factor),
+                Task::Bandwidth(_) => self.bandwidth_s,
+            })
+            .sum();
+        Duration::from_secs_f64(total.clamp(0.0, 1e9))
+    }
+}
+
+/// Loading and computing at rates of the right order for a present-day core.
+fn modelled_s(case: &Case, model: &PlannedModel) -> f64 {
+    let threads = f64::from(case.threads);
+    let (weights, head) = (model.linear_weights as f64, model.head_weights as f64);
+    // Weights a second: one addition after the other, or the memory's bandwidth.
+    let step_s = match case.kernel.as_str() {
+        "fp32-naive" => (weights + head) / (1.0e9 * threads),
+        "f16" => (weights + head) * 2.0 / 20e9,
+        _ => (weights / 4.0 + head * 2.0) / 20e9,
+    };
+    let prefill_s = match case.kernel.as_str() {
+        "fp32-naive" => f64::from(case.n_prompt) * step_s,
+        _ => f64::from(case.n_prompt) * weights / (40e9 * threads),
+    };
+    let load_s = 0.05 + weights / 0.5e9;
+    // A step before the windows, and sixteen for the check of the first round.
+    load_s + prefill_s + f64::from(case.n_gen + 6) * step_s
+}

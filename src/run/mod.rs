@@ -1,0 +1,8 @@
+//! From a suite to a journal: the plan, the rounds, and the workers that measure.
+
+mod coordinator;
+mod estimate;
+mod plan;
+pub mod worker;
+
+pub use coordinator::{Outcome, RunOptions, resume, start};

@@ -1,0 +1,186 @@
+//! What a suite comes to on this machine: cases, model files, and the order of each round.
+
+use std::path::{Path, PathBuf};
+
+use bitjoule_kernels::{Isa, Kernel};
+
+use crate::backend::protocol::ModelFile;
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::journal::Case;
+use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, Config, Geometry, SYNTH_SEED, WeightType, synth};
+use crate::suite::{ModelSource, Suite};
+
+/// Changes when the bytes of synthetic models do, so that old ones in the cache are not used.
+const SYNTH_VERSION: u32 = 1;
+
+/// The cases of `suite`, `all_threads` being what `"all"` means. A kernel is paired with the instruction
+/// sets it has code for: `fp32-naive` runs once, as `scalar`, whatever the suite names.
+///
+/// # Errors
+/// If a name is unknown.
+pub(super) fn cases(suite: &Suite, all_threads: u32) -> Result<Vec<Case>> {
+    let mut cases = Vec::<Case>::new();
+    for model in &suite.models {
+        for kernel_name in suite.kernels_of(model) {
+            let kernel = Kernel::by_name(kernel_name)
+                .ok_or_else(|| Error::input(format!("there is no kernel '{kernel_name}'")))?;
+            for isa in &suite.isas {
+                let isa = match (kernel, isa.as_str()) {
+                    (Kernel::Fp32Naive, _) => Isa::SCALAR.name(),
+                    (_, "auto") => kernel.isas().last().map_or("scalar", |i| i.name()),
+                    (_, named) => named,
+                };
+                for threads in suite.thread_counts(all_threads) {
+                    for workload in &suite.workloads {
+                        let (n_prompt, n_gen) = (workload.n_prompt, workload.n_gen);
+                        let label = model.label();
+                        let id = format!("native/{label}/{kernel}/{isa}/t{threads}/p{n_prompt}/g{n_gen}");
+                        if cases.iter().any(|c| c.id == id) {
+                            continue;
+                        }
+                        cases.push(Case {
+                            id,
+                            backend: "native".to_owned(),
+                            model: label,
+                            kernel: kernel_name.clone(),
+                            isa: isa.to_owned(),
+                            threads,
+                            n_prompt,
+                            n_gen,
+                            kv: suite.kv.clone(),
+                        });
+                    }
+                }
+            }
+        }
+    }
+    Ok(cases)
+}
+
+/// A model of the plan.
+#[derive(Debug, Clone)]
+pub(super) struct PlannedModel {
+    /// Its label in the cases.
+    pub(super) label: String,
+    /// Where workers find it.
+    pub(super) file: ModelFile,
+    /// Weights that a decode step multiplies: linear layers, output projection.
+    pub(super) linear_weights: u64,
+    /// Weights of the output projection.
+    pub(super) head_weights: u64,
+}
+
+/// The models of `suite`, all of them existing and readable; synthetic ones are made in the cache
+/// directory if they are not there yet, and `progress` is told before.
+///
+/// # Errors
+/// If a file is no model that the engine runs, or one cannot be made.
+pub(super) fn models(
+    suite: &Suite,
+    cache: &Path,
+    mut progress: impl FnMut(&str),
+) -> Result<Vec<PlannedModel>> {
+    suite
+        .models
+        .iter()
+        .map(|model| {
+            let label = model.label();
+            let (file, gguf) = match &model.source {
+                ModelSource::Builtin(_) => {
+                    (ModelFile::Builtin, Gguf::from_static(BUILTIN_GGUF, BUILTIN_NAME)?)
+                }
+                ModelSource::File(path) => (ModelFile::Path(path.clone()), Gguf::open(path)?),
+                ModelSource::Synth(size) => {
+                    let path = cached(size, cache, &mut progress)?;
+                    let gguf = Gguf::open(&path)?;
+                    (ModelFile::Path(path), gguf)
+                }
+            };
+            let config = Config::from_gguf(&gguf)?;
+            let (hidden, ffn, heads) =
+                (config.hidden as u64, config.ffn as u64, (config.heads * config.head_dim) as u64);
+            let kv = (config.kv_heads * config.head_dim) as u64;
+            let linear_weights =
+                config.layers as u64 * (2 * hidden * heads + 2 * hidden * kv + 3 * hidden * ffn);
+            Ok(PlannedModel { label, file, linear_weights, head_weights: config.vocab as u64 * hidden })
+        })
+        .collect()
+}
+
+fn cached(size: &str, cache: &Path, progress: &mut impl FnMut(&str)) -> Result<PathBuf> {
+    let geometry = Geometry::by_name(size)?;
+    let path = cache.join(format!("synth-v{SYNTH_VERSION}-{size}-seed{SYNTH_SEED}.i2_s.gguf"));
+    if !path.exists() {
+        std::fs::create_dir_all(cache).map_err(|e| Error::io("create", cache, &e))?;
+        progress(&format!("making synthetic model {size} in {}", cache.display()));
+        synth(geometry, WeightType::I2S, SYNTH_SEED, &path, true)?;
+    }
+    Ok(path)
+}
+
+/// Where synthetic models are kept: `$BITJOULE_CACHE`, else `bitjoule` in `$XDG_CACHE_HOME` or
+/// `~/.cache`, else in the system's temporary directory.
+pub(super) fn cache_dir() -> PathBuf {
+    let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    var("BITJOULE_CACHE")
+        .or_else(|| var("XDG_CACHE_HOME").map(|d| d.join("bitjoule")))
+        .or_else(|| var("HOME").map(|d| d.join(".cache/bitjoule")))
+        .unwrap_or_else(|| std::env::temp_dir().join("bitjoule-cache"))
+}
+
+/// What is done in a round, in the order of the round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Task {
+    /// A case, by its index.
+    Case(usize),
+    /// The bandwidth of so many threads.
+    Bandwidth(u32),
+}
+
+/// The tasks of `round`, shuffled (Fisher-Yates, SplitMix64 from the seed and the round): the same order
+/// in every session of the run.
+pub(super) fn order(cases: &[Case], seed: u64, round: u32) -> Vec<Task> {
+    let mut threads: Vec<u32> = cases.iter().map(|c| c.threads).collect();
+    threads.sort_unstable();
+    threads.dedup();
+    let mut tasks: Vec<Task> = threads.into_iter().map(Task::Bandwidth).collect();
+    tasks.extend((0..cases.len()).map(Task::Case));
+    let mut state = seed ^ u64::from(round).wrapping_mul(0xd134_2543_de82_ef95);
+    for i in (1..tasks.len()).rev() {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        tasks.swap(i, ((z ^ (z >> 31)) % (i as u64 + 1)) as usize);
+    }
+    tasks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_quick_suite_makes_its_cases_once() {
+        let suite = Suite::quick().unwrap();
+        let all = cases(&suite, 2).unwrap();
+        assert_eq!(all.len(), 3 * 3 * 2);
+        // On one core, "all" is 1 and says nothing new.
+        assert_eq!(cases(&suite, 1).unwrap().len(), 3 * 3);
+        assert!(all.iter().filter(|c| c.kernel == "fp32-naive").all(|c| c.isa == "scalar"));
+        assert_eq!(all[0].id, "native/tiny-bitnet-b1.58/fp32-naive/scalar/t1/p16/g16");
+    }
+
+    #[test]
+    fn rounds_are_permutations_that_the_seed_decides() {
+        let cases = cases(&Suite::quick().unwrap(), 2).unwrap();
+        let first = order(&cases, 1, 1);
+        assert_eq!(first, order(&cases, 1, 1));
+        assert_ne!(first, order(&cases, 1, 2));
+        assert_ne!(first, order(&cases, 2, 1));
+        for i in 0..cases.len() {
+            assert_eq!(first.iter().filter(|t| **t == Task::Case(i)).count(), 1);
+        }
+        assert_eq!(first.len(), cases.len() + 2);
+    }
+}

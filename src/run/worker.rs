@@ -1,0 +1,183 @@
+//! A worker process: spawned for one job, spoken to by JSON lines, killed if it takes too long.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::backend::native;
+use crate::backend::protocol::{Event, Job};
+use crate::error::{Error, Result};
+use crate::journal::FailureKind;
+
+/// The hidden subcommand that makes a process a worker.
+pub const SUBCOMMAND: &str = "__worker";
+
+/// How often a waiting coordinator looks whether it was interrupted.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// As it should.
+    Done,
+    /// It did not.
+    Failed(FailureKind, String),
+    /// The coordinator was told to stop; the worker was killed.
+    Interrupted,
+}
+
+/// A worker that is killed when it is dropped.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs `job` in a worker process. `record` gets each event but the last and makes it durable.
+///
+/// # Errors
+/// Those of `record`, or if no worker can be started.
+pub fn run(
+    job: &Job,
+    timeout: Duration,
+    interrupted: impl Fn() -> bool,
+    mut record: impl FnMut(Event) -> Result<()>,
+) -> Result<Ended> {
+    let exe = std::env::current_exe()
+        .map_err(|e| Error::environment(format!("cannot find bitjoule's own executable: {e}")))?;
+    let mut child = Command::new(&exe)
+        .arg(SUBCOMMAND)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| Error::environment(format!("cannot start a worker ({}): {e}", exe.display())))?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let mut process = Process(child);
+    let (Some(mut stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
+        return Err(Error::environment("a worker without pipes"));
+    };
+    let events = lines(stdout);
+    let complaint = std::thread::spawn(move || tail(stderr));
+    // A worker that is gone already is noticed below, by the end of its events.
+    let _ = send(&mut stdin, &serde_json::to_string(job).map_err(Error::environment)?);
+    let deadline = Instant::now() + timeout;
+    let ended = loop {
+        if interrupted() {
+            return Ok(Ended::Interrupted);
+        }
+        match events.recv_timeout(POLL) {
+            Ok(line) => match serde_json::from_str(&line) {
+                Ok(Event::Done) => break Ended::Done,
+                Ok(Event::Failed { kind, reason }) => break Ended::Failed(kind, reason),
+                Ok(event) => {
+                    record(event)?;
+                    let _ = send(&mut stdin, "");
+                }
+                Err(e) => {
+                    break Ended::Failed(FailureKind::Crashed, format!("the worker said '{line}': {e}"));
+                }
+            },
+            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+            Err(RecvTimeoutError::Timeout) => {
+                let reason = format!("killed after {} s, the suite's timeout_s", timeout.as_secs());
+                break Ended::Failed(FailureKind::TimedOut, reason);
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                if interrupted() {
+                    return Ok(Ended::Interrupted);
+                }
+                break Ended::Failed(FailureKind::Crashed, how_it_died(&mut process.0, complaint));
+            }
+        }
+    };
+    drop(stdin);
+    Ok(ended)
+}
+
+fn send(stdin: &mut ChildStdin, line: &str) -> std::io::Result<()> {
+    stdin.write_all(line.as_bytes())?;
+    stdin.write_all(b"\n")?;
+    stdin.flush()
+}
+
+/// The lines of a stream, read by a thread of their own so that waiting for one can time out.
+fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (to, from) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(std::io::Result::ok) {
+            if to.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    from
+}
+
+/// The end of what a stream says.
+fn tail(stream: impl Read) -> String {
+    let mut last = String::new();
+    for line in BufReader::new(stream).lines().map_while(std::io::Result::ok) {
+        // The first line of a panic says more than the backtrace behind it.
+        if last.is_empty() || line.contains("panicked") || last.ends_with(':') {
+            last = format!("{} {}", if last.ends_with(':') { last.as_str() } else { "" }, line.trim());
+        }
+    }
+    last.trim().chars().take(500).collect()
+}
+
+fn how_it_died(child: &mut Child, complaint: JoinHandle<String>) -> String {
+    let status = child.wait();
+    let complaint = complaint.join().unwrap_or_default();
+    let mut text = match status {
+        Ok(status) => {
+            #[cfg(unix)]
+            let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+            #[cfg(not(unix))]
+            let signal: Option<i32> = None;
+            match signal {
+                Some(9) => "the worker was killed by signal 9; the system's out-of-memory killer does that"
+                    .to_owned(),
+                Some(signal) => format!("the worker was killed by signal {signal}"),
+                None => format!("the worker ended with {status} and without a result"),
+            }
+        }
+        Err(e) => format!("the worker was lost: {e}"),
+    };
+    if !complaint.is_empty() {
+        text = format!("{text}: {complaint}");
+    }
+    text
+}
+
+/// A worker's whole life: reads a job from standard input, does it, reports on standard output.
+///
+/// # Errors
+/// If the coordinator speaks another language, or is gone.
+pub fn main() -> Result<()> {
+    let from_coordinator = lines(std::io::stdin());
+    let gone = || Error::environment("the coordinator is gone");
+    let line = from_coordinator.recv().map_err(|_| gone())?;
+    let job: Job = serde_json::from_str(&line)
+        .map_err(|e| Error::input(format!("'{SUBCOMMAND}' is for bitjoule's own use; it got no job: {e}")))?;
+    // A thread of its own ends this process with the coordinator, also in the middle of a phase.
+    let (acknowledge, acknowledged) = channel();
+    std::thread::spawn(move || {
+        while let Ok(line) = from_coordinator.recv() {
+            let _ = acknowledge.send(line);
+        }
+        std::process::exit(3);
+    });
+    native::work(&job, |event| {
+        let last = matches!(event, Event::Done | Event::Failed { .. });
+        let line = serde_json::to_string(&event).map_err(Error::environment)?;
+        let mut stdout = std::io::stdout().lock();
+        writeln!(stdout, "{line}").and_then(|()| stdout.flush()).map_err(|_| gone())?;
+        if last { Ok(()) } else { acknowledged.recv().map(drop).map_err(|_| gone()) }
+    })
+}
