@@ -16,9 +16,9 @@ pub const LANES: usize = 16;
 
 /// Compiles a body for each instruction set, behind a façade that picks by [`Isa`].
 macro_rules! for_each_isa {
-    ($(#[$doc:meta])* pub fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $body:path) => {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $body:path) => {
         $(#[$doc])*
-        pub fn $name(isa: Isa, $($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name(isa: Isa, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]
             unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
@@ -176,16 +176,15 @@ fn relu2_mul_body(gate: &[f32], up: &mut [f32]) {
 }
 
 /// Element of a KV cache.
-pub trait KvElement: bytemuck::Pod + Default + Send + Sync + sealed::Sealed {
+pub trait KvElement: bytemuck::Pod + Send + Sync + sealed::Sealed {
     /// Nearest element, halves to even.
     fn from_f32(x: f32) -> Self;
-
-    #[doc(hidden)]
-    fn attend(isa: Isa, args: Attend<'_, Self>);
+    /// Exact value.
+    fn to_f32(self) -> f32;
 }
 
 mod sealed {
-    /// Only the crate's own element types have code for every instruction set.
+    /// The kernels tell elements apart by their size.
     pub trait Sealed {}
     impl Sealed for f32 {}
     impl Sealed for half::f16 {}
@@ -224,7 +223,36 @@ pub fn attend<T: KvElement>(isa: Isa, args: Attend<'_, T>) {
     assert!(dim % LANES == 0 && args.out.len() == dim, "a padded head");
     assert!(args.own_key.len() == dim && args.own_value.len() == dim, "the token's own key and value");
     assert!(args.keys.len() == n * dim && args.values.len() == n * dim, "a key and a value for each score");
-    T::attend(isa, args);
+    let Attend { query, keys, values, own_key, own_value, scale, scores, out } = args;
+    match isa.level() {
+        Level::Scalar => {
+            attention::scores(query, keys, scale, &mut scores[..n]);
+            attention::scores(query, own_key, scale, &mut scores[n..]);
+            softmax(isa, scores);
+            attention::weighted_sum(&scores[..n], values, out);
+        }
+        // SAFETY: an `Isa` of that level exists only if the CPU has its features; lengths as asserted.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe {
+            use crate::arch::avx2::{attention_scores, weighted_sum};
+            attention_scores(query, keys, scale, &mut scores[..n]);
+            attention_scores(query, own_key, scale, &mut scores[n..]);
+            softmax(isa, scores);
+            weighted_sum(&scores[..n], values, out);
+        },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Vnni => unsafe {
+            use crate::arch::avx512::{attention_scores, weighted_sum};
+            attention_scores(query, keys, scale, &mut scores[..n]);
+            attention_scores(query, own_key, scale, &mut scores[n..]);
+            softmax(isa, scores);
+            weighted_sum(&scores[..n], values, out);
+        },
+    }
+    for (out, v) in out.iter_mut().zip(own_value) {
+        *out += scores[n] * v;
+    }
 }
 
 impl KvElement for f32 {
@@ -232,19 +260,9 @@ impl KvElement for f32 {
         x
     }
 
-    fn attend(isa: Isa, args: Attend<'_, Self>) {
-        attend_f32(isa, args);
+    fn to_f32(self) -> f32 {
+        self
     }
-}
-
-for_each_isa! {
-    #[doc(hidden)]
-    pub fn attend_f32(args: Attend<'_, f32>) = attend_f32_body
-}
-
-#[inline(always)]
-fn attend_f32_body(args: Attend<'_, f32>) {
-    attend_body(args, |x| *x);
 }
 
 impl KvElement for f16 {
@@ -252,62 +270,43 @@ impl KvElement for f16 {
         f16::from_f32(x)
     }
 
-    fn attend(isa: Isa, args: Attend<'_, Self>) {
-        #[cfg(target_arch = "x86_64")]
-        use crate::arch::x86_64::{attend_f16_avx2, attend_f16_avx512};
-        match isa.level() {
-            Level::Scalar => attend_body(args, |x| x.map(f16::to_f32)),
-            // SAFETY: an `Isa` of that level exists only if the CPU has its features.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { attend_f16_avx2(args) },
-            // SAFETY: an `Isa` of that level exists only if the CPU has its features.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni => unsafe { attend_f16_avx512(args) },
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+}
+
+/// The specification of the two loops of attention; those of the vector instruction sets are in `arch`
+/// and sum each lane in the same order.
+mod attention {
+    use super::{KvElement, LANES, sum_lanes};
+
+    /// `scores[i] = query . keys[i] * scale`, lane by lane.
+    pub(super) fn scores<T: KvElement>(query: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
+        for (score, key) in scores.iter_mut().zip(keys.chunks_exact(query.len())) {
+            let mut sums = [0f32; LANES];
+            for (q, k) in query.chunks_exact(LANES).zip(key.chunks_exact(LANES)) {
+                for lane in 0..LANES {
+                    sums[lane] += q[lane] * k[lane].to_f32();
+                }
+            }
+            *score = sum_lanes(sums) * scale;
+        }
+    }
+
+    /// `out = sum of weights[i] * values[i]`.
+    pub(super) fn weighted_sum<T: KvElement>(weights: &[f32], values: &[T], out: &mut [f32]) {
+        out.fill(0.0);
+        for (weight, value) in weights.iter().zip(values.chunks_exact(out.len())) {
+            for (out, v) in out.iter_mut().zip(value) {
+                *out += weight * v.to_f32();
+            }
         }
     }
 }
 
-/// Attention with elements that `load` turns into f32, a vector at a time.
-#[inline(always)]
-pub(crate) fn attend_body<T>(args: Attend<'_, T>, load: impl Fn(&[T; LANES]) -> [f32; LANES]) {
-    let Attend { query, keys, values, own_key, own_value, scale, scores, out } = args;
-    let dim = query.len();
-    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(dim)) {
-        *score = dot(query, vectors(key).map(&load)) * scale;
-    }
-    if let Some(own) = scores.last_mut() {
-        *own = dot(query, vectors(own_key).copied()) * scale;
-    }
-    softmax(scores);
-    out.fill(0.0);
-    for (weight, value) in scores.iter().zip(values.chunks_exact(dim)) {
-        add_scaled(*weight, vectors(value).map(&load), out);
-    }
-    if let Some(own) = scores.last() {
-        add_scaled(*own, vectors(own_value).copied(), out);
-    }
-}
-
-/// Dot product, lane by lane.
-#[inline(always)]
-fn dot(query: &[f32], key: impl Iterator<Item = [f32; LANES]>) -> f32 {
-    let mut sums = [0f32; LANES];
-    for (q, k) in vectors(query).zip(key) {
-        for lane in 0..LANES {
-            sums[lane] += q[lane] * k[lane];
-        }
-    }
-    sum_lanes(sums)
-}
-
-/// `out += weight * value`.
-#[inline(always)]
-fn add_scaled(weight: f32, value: impl Iterator<Item = [f32; LANES]>, out: &mut [f32]) {
-    for (out, v) in out.chunks_exact_mut(LANES).zip(value) {
-        for lane in 0..LANES {
-            out[lane] += weight * v[lane];
-        }
-    }
+for_each_isa! {
+    /// Softmax of the scores, in place.
+    fn softmax(scores: &mut [f32]) = softmax_body
 }
 
 /// Pairwise sum of the lanes, in an order that vector registers can follow.
@@ -323,9 +322,8 @@ fn sum_lanes(mut s: [f32; LANES]) -> f32 {
     s[0]
 }
 
-/// `scores = e^(scores - max) / sum`.
 #[inline(always)]
-fn softmax(scores: &mut [f32]) {
+fn softmax_body(scores: &mut [f32]) {
     let mut max = f32::NEG_INFINITY;
     for s in scores.iter() {
         max = if *s > max { *s } else { max };
@@ -341,10 +339,4 @@ fn softmax(scores: &mut [f32]) {
     for s in scores {
         *s *= factor;
     }
-}
-
-/// The whole vectors of `x`.
-#[inline(always)]
-fn vectors<T>(x: &[T]) -> impl Iterator<Item = &[T; LANES]> {
-    x.chunks_exact(LANES).map(|v| v.try_into().expect("a whole vector"))
 }

@@ -195,10 +195,10 @@ unsafe fn i2_s_tile<const N: usize>(
 /// Eight elements as f32.
 ///
 /// # Safety
-/// The CPU has AVX and F16C; 8 elements are readable at `p`.
+/// The CPU has AVX and F16C; `T` is f16 or f32 and 8 elements are readable at `p`.
 #[target_feature(enable = "avx2,f16c")]
 #[inline]
-unsafe fn load8<T: Element>(p: *const T) -> __m256 {
+unsafe fn load8<T>(p: *const T) -> __m256 {
     // SAFETY: 8 elements of two or four bytes are 16 or 32 bytes.
     unsafe {
         if size_of::<T>() == 2 {
@@ -315,4 +315,103 @@ unsafe fn float_tile<const N: usize>(
             }
         }
     }
+}
+
+/// Sum of eight lanes, halves first: the order of the scalar form.
+///
+/// # Safety
+/// The CPU has AVX.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) unsafe fn sum_lanes(x: __m256) -> f32 {
+    // SAFETY: register arithmetic only; before Rust 1.87 these intrinsics count as unsafe.
+    #[allow(unused_unsafe, reason = "safe since Rust 1.87")]
+    unsafe {
+        let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+        _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+    }
+}
+
+/// `scores[i] = query . keys[i] * scale`. Products and sums are rounded one by one, in the order of the
+/// scalar form; two keys at a time hide some of the latency of the additions.
+///
+/// # Safety
+/// The CPU has AVX2 and F16C. `T` is f16 or f32, the query's length is a multiple of 16, and `keys` holds
+/// one of that length for each score.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn attention_scores<T>(query: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
+    let dim = query.len();
+    debug_assert_eq!(keys.len(), dim * scores.len());
+    for (keys, scores) in keys.chunks(2 * dim).zip(scores.chunks_mut(2)) {
+        // SAFETY: the keys of these (at most two) scores; a missing one reads the last again.
+        unsafe {
+            let key: [*const T; 2] = std::array::from_fn(|i| keys[i.min(scores.len() - 1) * dim..].as_ptr());
+            let mut sums = [[_mm256_setzero_ps(); 2]; 2];
+            for at in (0..dim).step_by(16) {
+                for half in 0..2 {
+                    let at = at + 8 * half;
+                    let q = _mm256_loadu_ps(query.as_ptr().add(at));
+                    for i in 0..2 {
+                        sums[i][half] = _mm256_add_ps(sums[i][half], _mm256_mul_ps(q, load8(key[i].add(at))));
+                    }
+                }
+            }
+            for (score, sum) in scores.iter_mut().zip(sums) {
+                *score = sum_lanes(_mm256_add_ps(sum[0], sum[1])) * scale;
+            }
+        }
+    }
+}
+
+/// `out = sum of weights[i] * values[i]`, up to eight vectors of the result in registers at a time.
+///
+/// # Safety
+/// The CPU has AVX2 and F16C. `T` is f16 or f32, `out`'s length is a multiple of 8, and `values` holds
+/// one vector of that length for each weight.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn weighted_sum<T>(weights: &[f32], values: &[T], out: &mut [f32]) {
+    let dim = out.len();
+    debug_assert_eq!(values.len(), dim * weights.len());
+    let mut at = 0;
+    while at < dim {
+        let values = values.as_ptr().wrapping_add(at);
+        // SAFETY: the vectors from `at` on that `out` still has.
+        unsafe {
+            at += match (dim - at) / 8 {
+                8.. => weighted_sum_of::<8, T>(weights, values, dim, &mut out[at..]),
+                4..8 => weighted_sum_of::<4, T>(weights, values, dim, &mut out[at..]),
+                2..4 => weighted_sum_of::<2, T>(weights, values, dim, &mut out[at..]),
+                _ => weighted_sum_of::<1, T>(weights, values, dim, &mut out[at..]),
+            };
+        }
+    }
+}
+
+/// N vectors of [`weighted_sum`]; returns how many elements those are.
+///
+/// # Safety
+/// The CPU has AVX2 and F16C; for each weight i, 8 N elements are readable at `values + i * dim`; `out`
+/// has as many.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn weighted_sum_of<const N: usize, T>(
+    weights: &[f32],
+    values: *const T,
+    dim: usize,
+    out: &mut [f32],
+) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [_mm256_setzero_ps(); N];
+        for (i, weight) in weights.iter().enumerate() {
+            let (w, value) = (_mm256_set1_ps(*weight), values.add(i * dim));
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm256_add_ps(*sum, _mm256_mul_ps(w, load8(value.add(8 * n))));
+            }
+        }
+        for (n, sum) in sums.into_iter().enumerate() {
+            _mm256_storeu_ps(out[8 * n..][..8].as_mut_ptr(), sum);
+        }
+    }
+    8 * N
 }

@@ -173,10 +173,10 @@ unsafe fn i2_s_tile<const N: usize>(codes: &[u8], scale: f32, inputs: &[TokenInp
 /// Sixteen elements as f32.
 ///
 /// # Safety
-/// The CPU has AVX-512 F; 16 elements are readable at `p`.
+/// The CPU has AVX-512 F; `T` is f16 or f32 and 16 elements are readable at `p`.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn load16<T: Element>(p: *const T) -> __m512 {
+unsafe fn load16<T>(p: *const T) -> __m512 {
     // SAFETY: 16 elements of two or four bytes are 32 or 64 bytes.
     unsafe {
         if size_of::<T>() == 2 {
@@ -283,4 +283,85 @@ unsafe fn float_tile<const N: usize>(weights: &[f32], col: usize, inputs: &[Toke
             }
         }
     }
+}
+
+/// `scores[i] = query . keys[i] * scale`. Products and sums are rounded one by one, in the order of the
+/// scalar form; four keys at a time hide the latency of the additions.
+///
+/// # Safety
+/// The CPU has AVX-512 F and AVX2. `T` is f16 or f32, the query's length is a multiple of 16,
+/// and `keys` holds one of that length for each score.
+#[target_feature(enable = "avx512f,avx2,f16c")]
+pub(crate) unsafe fn attention_scores<T>(query: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
+    let dim = query.len();
+    debug_assert_eq!(keys.len(), dim * scores.len());
+    for (keys, scores) in keys.chunks(4 * dim).zip(scores.chunks_mut(4)) {
+        // SAFETY: the keys of these (at most four) scores; missing ones read the last again.
+        unsafe {
+            let key: [*const T; 4] = std::array::from_fn(|i| keys[i.min(scores.len() - 1) * dim..].as_ptr());
+            let mut sums = [_mm512_setzero_ps(); 4];
+            for at in (0..dim).step_by(16) {
+                let q = _mm512_loadu_ps(query.as_ptr().add(at));
+                for i in 0..4 {
+                    sums[i] = _mm512_add_ps(sums[i], _mm512_mul_ps(q, load16(key[i].add(at))));
+                }
+            }
+            for (score, sum) in scores.iter_mut().zip(sums) {
+                let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(sum)));
+                *score = super::avx2::sum_lanes(_mm256_add_ps(_mm512_castps512_ps256(sum), high)) * scale;
+            }
+        }
+    }
+}
+
+/// `out = sum of weights[i] * values[i]`, up to eight vectors of the result in registers at a time.
+///
+/// # Safety
+/// The CPU has AVX-512 F. `T` is f16 or f32, `out`'s length is a multiple of 16, and `values` holds one
+/// vector of that length for each weight.
+#[target_feature(enable = "avx512f")]
+pub(crate) unsafe fn weighted_sum<T>(weights: &[f32], values: &[T], out: &mut [f32]) {
+    let dim = out.len();
+    debug_assert_eq!(values.len(), dim * weights.len());
+    let mut at = 0;
+    while at < dim {
+        let values = values.as_ptr().wrapping_add(at);
+        // SAFETY: the vectors from `at` on that `out` still has.
+        unsafe {
+            at += match (dim - at) / 16 {
+                8.. => weighted_sum_of::<8, T>(weights, values, dim, &mut out[at..]),
+                4..8 => weighted_sum_of::<4, T>(weights, values, dim, &mut out[at..]),
+                2..4 => weighted_sum_of::<2, T>(weights, values, dim, &mut out[at..]),
+                _ => weighted_sum_of::<1, T>(weights, values, dim, &mut out[at..]),
+            };
+        }
+    }
+}
+
+/// N vectors of [`weighted_sum`]; returns how many elements those are.
+///
+/// # Safety
+/// The CPU has AVX-512 F; for each weight i, 16 N elements are readable at `values + i * dim`; `out` has
+/// as many.
+#[target_feature(enable = "avx512f")]
+unsafe fn weighted_sum_of<const N: usize, T>(
+    weights: &[f32],
+    values: *const T,
+    dim: usize,
+    out: &mut [f32],
+) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [_mm512_setzero_ps(); N];
+        for (i, weight) in weights.iter().enumerate() {
+            let (w, value) = (_mm512_set1_ps(*weight), values.add(i * dim));
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm512_add_ps(*sum, _mm512_mul_ps(w, load16(value.add(16 * n))));
+            }
+        }
+        for (n, sum) in sums.into_iter().enumerate() {
+            _mm512_storeu_ps(out[16 * n..][..16].as_mut_ptr(), sum);
+        }
+    }
+    16 * N
 }
