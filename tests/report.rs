@@ -198,50 +198,30 @@ fn only_complete_rounds_count() {
 }
 
 #[test]
-fn a_roofline_needs_a_bandwidth_and_more_bytes_than_the_cache_holds() {
+fn a_roofline_needs_a_rate_of_reading() {
     let c = case("m", "i2_s", "avx2", 2);
-    let row = |edit: &dyn Fn(&mut Journal)| {
+    let row = |visit: Visit| {
         let mut journal = Journal::new(1, vec![c.clone()]);
-        edit(&mut journal);
+        journal.visit(&c, 1, &visit);
         summarize(&journal.records).unwrap().rows.remove(0)
     };
-    let absent = row(&|j| {
-        j.visit(&c, 1, &steps(10)).bandwidth(1, 1, &[35e9]);
-    });
-    assert_eq!(
-        reason(&absent.decode_roofline_percent),
-        "bandwidth with 2 threads not measured in this round"
-    );
-    let failed = row(&|j| {
-        j.visit(&c, 1, &steps(10)).failure("bandwidth/t2", 1, FailureKind::Error, "no memory");
-    });
-    assert_eq!(reason(&failed.decode_roofline_percent), "bandwidth with 2 threads not measured: no memory");
-    assert_eq!(failed.status, Status::Ok);
-    let cached = row(&|j| {
-        j.bandwidth(1, 2, &[35e9]);
-        j.visit(&c, 1, &Visit { bytes_per_token: 127_999_999, ..steps(10) });
-    });
-    assert!(
-        reason(&cached.decode_roofline_percent)
-            .starts_with("a step reads 128.0 MB, less than 4 x the last-level cache of 32.0 MB")
-    );
-    assert_eq!(cached.decode_roofline_tok_s, None);
-    let unknown = row(&|j| {
-        j.header().llc_bytes = None;
-        j.bandwidth(1, 2, &[35e9]).visit(&c, 1, &Visit { bytes_per_token: 100_000_000, ..steps(10) });
-    });
-    close(*unknown.decode_roofline_percent.value().unwrap(), 100.0 * 100.0 / 350.0);
-    assert!(unknown.decode_roofline_percent.provenance().contains("last-level cache unknown"));
-    let nonsense = row(&|j| {
-        j.bandwidth(1, 2, &[0.0, f64::NAN, f64::INFINITY, -1.0]).visit(&c, 1, &steps(10));
-    });
-    assert!(nonsense.decode_roofline_percent.value().is_none());
+    for stream in [vec![], vec![0.0, f64::NAN, f64::INFINITY, -1.0]] {
+        let absent = row(Visit { stream, ..steps(10) });
+        assert_eq!(
+            reason(&absent.decode_roofline_percent),
+            "the rate of reading the weights was not measured"
+        );
+        assert_eq!((absent.decode_roofline_tok_s, absent.stream_bytes_per_s), (None, None));
+        assert_eq!(absent.status, Status::Ok);
+    }
+    let nothing = row(Visit { bytes_per_token: 0, ..steps(10) });
+    assert_eq!(reason(&nothing.decode_roofline_percent), "the bytes that a step reads are not known");
     let partial = {
         let mut j = Journal::new(2, vec![c.clone()]);
-        j.bandwidth(1, 2, &[35e9]).visit(&c, 1, &steps(10)).visit(&c, 2, &steps(10));
+        j.visit(&c, 1, &steps(10)).visit(&c, 2, &Visit { stream: vec![], ..steps(10) });
         summarize(&j.records).unwrap().rows.remove(0)
     };
-    assert_eq!(partial.decode_roofline_percent.provenance(), "measured: bandwidth probe (1 of 2 rounds)");
+    assert_eq!(partial.decode_roofline_percent.provenance(), "measured: reading the weights (1 of 2 rounds)");
 }
 
 #[test]
@@ -356,7 +336,6 @@ fn edge_cases() -> Vec<(&'static str, Journal)> {
     let mut spans =
         Journal::new(1, vec![c.clone(), case("m", "f16", "avx2", 2), case("m", "tl1", "avx2", 2)]);
     let cases = spans.cases();
-    spans.header().llc_bytes = None;
     spans.bandwidth(1, 2, &[f64::MIN_POSITIVE, f64::MAX]);
     spans.visit(&cases[0], 1, &tiny).visit(&cases[1], 1, &extreme).visit(&cases[2], 1, &steps(3));
     let names =
@@ -502,7 +481,7 @@ fn tables_hold_the_figures_of_the_summary() {
             "roofline_provenance"
         ]
         .map(|c| i2s[c].as_str()),
-        ["ok", "3", "200", "300000000", "passed", "measured: powercap", "measured: bandwidth probe"]
+        ["ok", "3", "200", "300000000", "passed", "measured: powercap", "measured: reading the weights"]
     );
     assert_eq!(summary[0]["check"], "unchecked");
 

@@ -239,6 +239,16 @@ impl Matrix {
         }
     }
 
+    /// Reads the weights of `panels`, as [`mul`](Self::mul) does but without arithmetic, and returns a
+    /// checksum: the time that takes is the least that a product can take.
+    ///
+    /// # Panics
+    /// If they are not panels of the matrix.
+    pub fn read(&self, isa: Isa, panels: Range<usize>) -> u64 {
+        let panel_bytes = self.format.packed_len(PANEL_ROWS, self.cols);
+        crate::vector::read(isa, &self.data()[panels.start * panel_bytes..panels.end * panel_bytes])
+    }
+
     fn mul_panel(&self, isa: Isa, panel: &[u8], inputs: &[TokenInput], scratch: &mut [u8], out: &mut [f32]) {
         use bytemuck::cast_slice;
         let scale = self.scale;

@@ -175,6 +175,28 @@ fn relu2_mul_body(gate: &[f32], up: &mut [f32]) {
     }
 }
 
+for_each_isa! {
+    /// Reads all bytes and returns a checksum, so that no read can be left out: what memory gives when
+    /// nothing is computed. (A tail of less than 64 bytes is not read.)
+    pub fn read(bytes: &[u8]) -> u64 = read_body
+}
+
+#[inline(always)]
+fn read_body(bytes: &[u8]) -> u64 {
+    let mut sums = [0u64; 32];
+    // Four cache lines a turn, each with sums of its own.
+    let blocks = bytes.chunks_exact(256);
+    let rest = blocks.remainder();
+    let mut add = |block: &[u8]| {
+        for (sum, word) in sums.iter_mut().zip(block.chunks_exact(8)) {
+            *sum = sum.wrapping_add(u64::from_le_bytes(word.try_into().expect("eight bytes")));
+        }
+    };
+    blocks.for_each(&mut add);
+    rest.chunks_exact(64).for_each(&mut add);
+    sums.iter().fold(0, |a, b| a.wrapping_add(*b))
+}
+
 /// Element of a KV cache.
 pub trait KvElement: bytemuck::Pod + Send + Sync + sealed::Sealed {
     /// Nearest element, halves to even.

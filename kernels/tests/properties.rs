@@ -270,3 +270,13 @@ fn isa_names_are_checked() {
     let unknown = Isa::by_name("avx3").unwrap_err().to_string();
     assert!(unknown.contains("avx3") && unknown.contains("scalar"), "{unknown}");
 }
+
+#[test]
+fn reading_sums_every_word() {
+    let bytes: Vec<u8> = (0..64 * 37).map(|i| (i * 31 % 251) as u8).collect();
+    let words = bytes.chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().unwrap()));
+    let want = words.fold(0u64, u64::wrapping_add);
+    for isa in Isa::available() {
+        assert_eq!(vector::read(isa, &bytes), want, "{isa}");
+    }
+}

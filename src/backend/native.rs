@@ -1,6 +1,6 @@
 //! One visit of a case on the native engine: load, prefill, decode, each in a window of its own.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bitjoule_kernels::{Isa, Kernel};
 
@@ -13,13 +13,19 @@ use crate::probe::bandwidth;
 use crate::probe::clock;
 use crate::probe::energy::EnergyMeter;
 use crate::probe::memory;
-use crate::units::Bytes;
+use crate::units::{Bytes, BytesPerS};
 
 use super::check;
 use super::protocol::{Event, Job, ModelFile, Reference};
 
 /// Prompts longer than this are processed in several batches.
 pub const BATCH: usize = 512;
+
+/// How long the weights are read, before and after the decode window, to know the roofline.
+const READ_FOR: Duration = Duration::from_millis(20);
+
+/// Most passes over the weights in that time, for models that fit into a cache.
+const MAX_READS: usize = 32;
 
 /// Why a job ended without its result.
 #[derive(Debug)]
@@ -200,6 +206,8 @@ fn visit(
     }
 
     if phases.contains(&Phase::Decode) {
+        let mut stream = Vec::with_capacity(MAX_READS * 2);
+        read_weights(&mut engine, &mut stream);
         let window = Window::open(meter);
         let mut last = Instant::now();
         for i in 1..n_gen {
@@ -210,9 +218,10 @@ fn visit(
             last = now;
         }
         let sample = window.close();
+        read_weights(&mut engine, &mut stream);
         // The context of the steps runs from n_prompt + 1 to n_prompt + n_gen - 1.
         let bytes_per_token = engine.decode_bytes(n_prompt + n_gen / 2);
-        emit(sample(Work::Decode { tokens, latencies_ns, bytes_per_token }))?;
+        emit(sample(Work::Decode { tokens, latencies_ns, bytes_per_token, stream }))?;
     }
 
     if let Some(reference) = reference {
@@ -229,6 +238,19 @@ fn visit(
         })?;
     }
     Ok(())
+}
+
+/// Reads the weights again and again for 20 ms, at least twice, and notes the rate of each pass.
+fn read_weights(engine: &mut Engine, rates: &mut Vec<BytesPerS>) {
+    let start = Instant::now();
+    for pass in 0..MAX_READS {
+        let pass_start = Instant::now();
+        let bytes = engine.read_weights();
+        rates.push(BytesPerS(bytes.0 as f64 / pass_start.elapsed().as_secs_f64()));
+        if pass > 0 && start.elapsed() >= READ_FOR {
+            break;
+        }
+    }
 }
 
 fn write_reference(

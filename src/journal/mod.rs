@@ -184,6 +184,9 @@ pub enum Work {
         /// Bytes that one step must read: the weights in the kernel's format plus the KV cache at
         /// the mean context length of the window.
         bytes_per_token: Bytes,
+        /// Rates at which the same threads read the packed weights, without arithmetic, immediately
+        /// before and after the window.
+        stream: Vec<BytesPerS>,
     },
 }
 

@@ -10,8 +10,8 @@ use crate::figure::Figure;
 use crate::journal::{Case, MemoryReading, Record, Sample, Work};
 use crate::report::text::{ratio, round_significant};
 use crate::stats::{
-    self, BASELINES, Bandwidths, Latency, Row, Speedup, Spread, Summary, ms, package_energy, per_second,
-    percent_of, phase_name,
+    self, BASELINES, Bandwidths, Latency, Row, Speedup, Spread, Summary, highest, ms, package_energy,
+    per_second, percent_of, phase_name, roofline_tok_s,
 };
 use crate::units::Bytes;
 
@@ -82,6 +82,7 @@ const SUMMARY: &[Column<Row>] = &[
     ("roofline_provenance", |r| r.decode_roofline_percent.provenance()),
     ("bytes_per_token", |r| number(r.bytes_per_token)),
     ("bandwidth_bytes_per_s", |r| number(r.bandwidth_bytes_per_s)),
+    ("stream_bytes_per_s", |r| number(r.stream_bytes_per_s)),
     ("latency_p90_ms", |r| number(r.latency.map(|l| l.p90_ms))),
     ("latency_max_ms", |r| number(r.latency.map(|l| l.max_ms))),
     ("rss_anon_bytes", |r| integer(r.memory.value().map(|m| m.anon.0))),
@@ -227,6 +228,10 @@ fn sample_columns<'a>() -> Vec<Column<SampleRow<'a>>> {
             Work::Load { .. } | Work::Prefill { .. } => String::new(),
         }),
         ("bandwidth_bytes_per_s", |s| number(s.bandwidth)),
+        ("stream_bytes_per_s", |s| match &s.sample.work {
+            Work::Decode { stream, .. } => number(highest(stream)),
+            Work::Load { .. } | Work::Prefill { .. } => String::new(),
+        }),
         ("roofline_percent", |s| number(s.roofline_percent.value().copied())),
         ("latency_p50_ms", |s| number(s.latency().map(|l| l.p50_ms))),
         ("latency_p90_ms", |s| number(s.latency().map(|l| l.p90_ms))),
@@ -250,13 +255,8 @@ pub(super) fn samples_csv(records: &[Record]) -> Result<Vec<u8>> {
             let Record::Sample(sample) = record else { return None };
             let case = *cases.get(sample.case.as_str())?;
             let (bandwidth, roofline_percent) = match &sample.work {
-                Work::Decode { latencies_ns, bytes_per_token, .. } => {
-                    let bound = bandwidths.roofline_tok_s(
-                        sample.round,
-                        case.threads,
-                        *bytes_per_token,
-                        header.llc_bytes,
-                    );
+                Work::Decode { latencies_ns, bytes_per_token, stream, .. } => {
+                    let bound = roofline_tok_s(stream, *bytes_per_token);
                     let rate = per_second(latencies_ns.len(), sample.wall_ns);
                     (bandwidths.of(sample.round, case.threads), percent_of(rate, &bound))
                 }

@@ -16,6 +16,7 @@ use crate::units::Bytes;
 
 pub use rounds::{Bandwidths, package_energy};
 use rounds::{Round, rounds_of};
+pub(crate) use rounds::{highest, roofline_tok_s};
 pub(crate) use rounds::{percent_of, phase_name};
 pub use speedup::{BASELINES, Speedup};
 pub use spread::{Spread, ms, per_second, percentile};
@@ -52,7 +53,8 @@ pub struct Row {
     pub decode_tok_s: Option<Spread>,
     /// Median of 100 × decode rate ÷ roofline rate, both of the same round.
     pub decode_roofline_percent: Figure<f64>,
-    /// Median of the roofline rate of the rounds: bandwidth ÷ bytes per token, tokens per second.
+    /// Median of the roofline rate of the rounds: rate of reading the weights ÷ bytes per token, tokens
+    /// per second.
     pub decode_roofline_tok_s: Option<f64>,
     /// Median wall time of the prefill window, milliseconds.
     pub ttft_ms: Option<f64>,
@@ -68,6 +70,9 @@ pub struct Row {
     pub bytes_per_token: Option<f64>,
     /// Median over the rounds of the highest pass of the bandwidth probe with as many threads.
     pub bandwidth_bytes_per_s: Option<f64>,
+    /// Median over the rounds of the highest rate at which the case's own threads read its weights,
+    /// beside the decode window.
+    pub stream_bytes_per_s: Option<f64>,
     /// Energy of all packages in the decode window ÷ decode steps, joules.
     pub energy_j_per_token: Figure<Spread>,
     /// What a reader should know about empty figures, such as a window of zero length.
@@ -204,10 +209,7 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
         .iter()
         .map(|case| {
             let complete = rounds.get(case.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-            complete
-                .iter()
-                .map(|phases| Round::new(phases, case.threads, header.llc_bytes, &bandwidths))
-                .collect()
+            complete.iter().map(|phases| Round::new(phases, case.threads, &bandwidths)).collect()
         })
         .collect();
     let rows: Vec<Row> = header
@@ -298,6 +300,7 @@ fn row(case: &Case, complete: &[Round], status: Status, check: Option<&Check>) -
         ),
         bytes_per_token: median(&mut rounds.iter().map(|r| r.bytes_per_token.0 as f64)),
         bandwidth_bytes_per_s: median(&mut rounds.iter().filter_map(|r| r.bandwidth)),
+        stream_bytes_per_s: median(&mut rounds.iter().filter_map(|r| r.stream)),
         energy_j_per_token: over_rounds(rounds, absent, |r| &r.energy_j_per_token),
         notes,
     }

@@ -6,11 +6,7 @@ use crate::error::{Error, Result};
 use crate::figure::Figure;
 use crate::journal::{Phase, Record, RunHeader, Sample, Work};
 use crate::stats::per_second;
-use crate::units::Bytes;
-
-/// A step that reads less than this many last-level caches leaves part of the weights in cache, so
-/// that the bandwidth of the memory is no bound of its speed.
-const LLC_MULTIPLE: u64 = 4;
+use crate::units::{Bytes, BytesPerS};
 
 /// The three samples of a complete round.
 pub(super) struct Phases<'a> {
@@ -112,29 +108,27 @@ pub(super) struct Round<'a> {
     pub(super) prefill_tok_s: Option<f64>,
     pub(super) decode_tok_s: Option<f64>,
     pub(super) bandwidth: Option<f64>,
+    pub(super) stream: Option<f64>,
     pub(super) roofline_tok_s: Figure<f64>,
     pub(super) roofline_percent: Figure<f64>,
     pub(super) energy_j_per_token: Figure<f64>,
 }
 
 impl<'a> Round<'a> {
-    pub(super) fn new(
-        phases: &Phases<'a>,
-        threads: u32,
-        llc: Option<Bytes>,
-        bandwidths: &Bandwidths,
-    ) -> Round<'a> {
+    pub(super) fn new(phases: &Phases<'a>, threads: u32, bandwidths: &Bandwidths) -> Round<'a> {
         let &Phases { round, load, prefill, decode } = phases;
-        let (steps, bytes_per_token) = match &decode.work {
-            Work::Decode { latencies_ns, bytes_per_token, .. } => (latencies_ns.len(), *bytes_per_token),
-            Work::Load { .. } | Work::Prefill { .. } => (0, Bytes(0)),
+        let (steps, bytes_per_token, stream) = match &decode.work {
+            Work::Decode { latencies_ns, bytes_per_token, stream, .. } => {
+                (latencies_ns.len(), *bytes_per_token, stream.as_slice())
+            }
+            Work::Load { .. } | Work::Prefill { .. } => (0, Bytes(0), &[][..]),
         };
         let prompt = match &prefill.work {
             Work::Prefill { prompt } => prompt.len(),
             Work::Load { .. } | Work::Decode { .. } => 0,
         };
         let decode_tok_s = per_second(steps, decode.wall_ns);
-        let roofline_tok_s = bandwidths.roofline_tok_s(round, threads, bytes_per_token, llc);
+        let roofline_tok_s = roofline_tok_s(stream, bytes_per_token);
         Round {
             round,
             load,
@@ -145,6 +139,7 @@ impl<'a> Round<'a> {
             prefill_tok_s: per_second(prompt, prefill.wall_ns),
             decode_tok_s,
             bandwidth: bandwidths.of(round, threads),
+            stream: highest(stream),
             roofline_percent: percent_of(decode_tok_s, &roofline_tok_s),
             roofline_tok_s,
             energy_j_per_token: match (package_energy(decode), steps) {
@@ -161,7 +156,7 @@ pub(crate) fn percent_of(rate: Option<f64>, roofline: &Figure<f64>) -> Figure<f6
     let Some(rate) = rate else { return Figure::unavailable("no decode rate") };
     let percent = roofline.clone().map(|bound| 100.0 * rate / bound);
     if percent.value().is_some_and(|p| !p.is_finite()) {
-        return Figure::unavailable("the bandwidth probe gave an impossible reading");
+        return Figure::unavailable("the rate of reading the weights is impossible");
     }
     percent
 }
@@ -187,72 +182,43 @@ pub fn package_energy(sample: &Sample) -> Figure<f64> {
     }
 }
 
-/// The read bandwidth of each round and thread count: the highest pass of the probe.
-pub struct Bandwidths {
-    best: HashMap<(u32, u32), f64>,
-    failures: HashMap<(u32, String), String>,
-}
+/// The machine's read bandwidth in each round with each thread count: the highest pass of the probe.
+pub struct Bandwidths(HashMap<(u32, u32), f64>);
 
 impl Bandwidths {
-    /// Collects the bandwidth samples, and the failures of the probe, of a journal.
+    /// Collects the bandwidth samples of a journal.
     pub fn new(records: &[Record]) -> Bandwidths {
         let mut best = HashMap::new();
-        let mut failures = HashMap::new();
         for record in records {
-            match record {
-                Record::Bandwidth(b) => {
-                    for pass in b.passes.iter().map(|p| p.0).filter(|p| p.is_finite() && *p > 0.0) {
-                        let kept = best.entry((b.round, b.threads)).or_insert(pass);
-                        *kept = kept.max(pass);
-                    }
-                }
-                Record::Failure(f) => {
-                    failures.insert((f.round, f.case.clone()), f.reason.clone());
-                }
-                Record::Run(_) | Record::Session(_) | Record::Sample(_) | Record::Check(_) => {}
+            if let Record::Bandwidth(b) = record
+                && let Some(rate) = highest(&b.passes)
+            {
+                let kept = best.entry((b.round, b.threads)).or_insert(rate);
+                *kept = kept.max(rate);
             }
         }
-        Bandwidths { best, failures }
+        Bandwidths(best)
     }
 
     /// Bytes per second in `round` with `threads` threads reading.
     pub fn of(&self, round: u32, threads: u32) -> Option<f64> {
-        self.best.get(&(round, threads)).copied()
+        self.0.get(&(round, threads)).copied()
     }
+}
 
-    /// The most decode steps per second that the memory allows: bandwidth ÷ bytes per token.
-    /// Unavailable without a bandwidth of that round and thread count, and for a step that reads
-    /// less than four last-level caches. An unknown cache size is said in the provenance.
-    pub fn roofline_tok_s(
-        &self,
-        round: u32,
-        threads: u32,
-        bytes_per_token: Bytes,
-        llc: Option<Bytes>,
-    ) -> Figure<f64> {
-        let Some(bandwidth) = self.of(round, threads) else {
-            let probe = format!("bandwidth/t{threads}");
-            return Figure::unavailable(match self.failures.get(&(round, probe)) {
-                Some(reason) => format!("bandwidth with {threads} threads not measured: {reason}"),
-                None => format!("bandwidth with {threads} threads not measured in this round"),
-            });
-        };
-        if let Some(llc) = llc.filter(|llc| bytes_per_token.0 < llc.0.saturating_mul(LLC_MULTIPLE)) {
-            return Figure::unavailable(format!(
-                "a step reads {bytes_per_token}, less than {LLC_MULTIPLE} x the last-level cache of {llc}: \
-                 part of it stays in cache, memory bandwidth is no bound"
-            ));
-        }
-        if bytes_per_token.0 == 0 {
-            return Figure::unavailable("the bytes that a step reads are not known");
-        }
-        let by = match llc {
-            Some(_) => "bandwidth probe",
-            None => "bandwidth probe; size of the last-level cache unknown, so part may stay in cache",
-        };
-        match bandwidth / bytes_per_token.0 as f64 {
-            bound if bound.is_normal() => Figure::measured(bound, by),
-            _ => Figure::unavailable("the bandwidth probe gave an impossible reading"),
-        }
+/// The highest of some rates; readings that no clock can give are left out.
+pub(crate) fn highest(rates: &[BytesPerS]) -> Option<f64> {
+    rates.iter().map(|r| r.0).filter(|r| r.is_finite() && *r > 0.0).reduce(f64::max)
+}
+
+/// The most decode steps per second that memory allows: the rate at which the same threads read the
+/// weights, ÷ bytes per token. `stream` and `bytes_per_token` are those of the decode sample.
+pub(crate) fn roofline_tok_s(stream: &[BytesPerS], bytes_per_token: Bytes) -> Figure<f64> {
+    if bytes_per_token.0 == 0 {
+        return Figure::unavailable("the bytes that a step reads are not known");
+    }
+    match highest(stream).map(|rate| rate / bytes_per_token.0 as f64) {
+        Some(bound) if bound.is_normal() => Figure::measured(bound, "reading the weights"),
+        _ => Figure::unavailable("the rate of reading the weights was not measured"),
     }
 }

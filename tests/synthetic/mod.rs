@@ -22,6 +22,8 @@ pub(crate) struct Visit {
     pub(crate) latencies_ns: Vec<u64>,
     pub(crate) cpu_ns: u64,
     pub(crate) bytes_per_token: u64,
+    /// Rates of reading the weights, bytes per second.
+    pub(crate) stream: Vec<f64>,
     pub(crate) energy: Figure<Vec<DomainEnergy>>,
     pub(crate) memory: Figure<MemoryReading>,
 }
@@ -34,6 +36,7 @@ impl Default for Visit {
             latencies_ns: vec![10_000_000; 31],
             cpu_ns: 600_000_000,
             bytes_per_token: 250_000_000,
+            stream: vec![34e9, 35e9],
             energy: Figure::unavailable("no powercap tree"),
             memory: Figure::measured(
                 MemoryReading {
@@ -111,6 +114,7 @@ impl Journal {
                     tokens: (0..n).collect(),
                     latencies_ns: visit.latencies_ns.clone(),
                     bytes_per_token: Bytes(visit.bytes_per_token),
+                    stream: visit.stream.iter().map(|rate| BytesPerS(*rate)).collect(),
                 },
             ),
         ];

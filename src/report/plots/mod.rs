@@ -65,7 +65,7 @@ fn decode(summary: &Summary) -> Chart {
             "Suite {}. {}{}",
             summary.suite,
             rounds(summary, "Median of", ", whiskers slowest to fastest"),
-            if bounded { "Hollow box: roofline of the memory." } else { "" }
+            if bounded { "Hollow box: roofline, at the rate of only reading the weights." } else { "" }
         ),
         axis: "tokens/s",
         may_be_log: true,
