@@ -246,7 +246,8 @@ impl Matrix {
     /// If they are not panels of the matrix.
     pub fn read(&self, isa: Isa, panels: Range<usize>) -> u64 {
         let panel_bytes = self.format.packed_len(PANEL_ROWS, self.cols);
-        crate::vector::read(isa, &self.data()[panels.start * panel_bytes..panels.end * panel_bytes])
+        let panels = &self.data()[panels.start * panel_bytes..panels.end * panel_bytes];
+        crate::vector::read(isa, bytemuck::cast_slice(panels))
     }
 
     fn mul_panel(&self, isa: Isa, panel: &[u8], inputs: &[TokenInput], scratch: &mut [u8], out: &mut [f32]) {

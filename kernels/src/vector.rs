@@ -175,26 +175,18 @@ fn relu2_mul_body(gate: &[f32], up: &mut [f32]) {
     }
 }
 
-for_each_isa! {
-    /// Reads all bytes and returns a checksum, so that no read can be left out: what memory gives when
-    /// nothing is computed. (A tail of less than 64 bytes is not read.)
-    pub fn read(bytes: &[u8]) -> u64 = read_body
-}
-
-#[inline(always)]
-fn read_body(bytes: &[u8]) -> u64 {
-    let mut sums = [0u64; 32];
-    // Four cache lines a turn, each with sums of its own.
-    let blocks = bytes.chunks_exact(256);
-    let rest = blocks.remainder();
-    let mut add = |block: &[u8]| {
-        for (sum, word) in sums.iter_mut().zip(block.chunks_exact(8)) {
-            *sum = sum.wrapping_add(u64::from_le_bytes(word.try_into().expect("eight bytes")));
-        }
-    };
-    blocks.for_each(&mut add);
-    rest.chunks_exact(64).for_each(&mut add);
-    sums.iter().fold(0, |a, b| a.wrapping_add(*b))
+/// Reads all words and returns their sum, so that no read can be left out: what memory gives when
+/// nothing is computed.
+pub fn read(isa: Isa, words: &[u64]) -> u64 {
+    match isa.level() {
+        Level::Scalar => words.iter().fold(0, |a, b| a.wrapping_add(*b)),
+        // SAFETY: an `Isa` of that level exists only if the CPU has its features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { crate::arch::avx2::read(words) },
+        // SAFETY: an `Isa` of that level exists only if the CPU has its features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Vnni => unsafe { crate::arch::avx512::read(words) },
+    }
 }
 
 /// Element of a KV cache.

@@ -415,3 +415,29 @@ unsafe fn weighted_sum_of<const N: usize, T>(
     }
     8 * N
 }
+
+/// Sum of all words: see [`crate::vector::read`].
+///
+/// # Safety
+/// The CPU has AVX2.
+#[target_feature(enable = "avx2")]
+pub(crate) unsafe fn read(words: &[u64]) -> u64 {
+    // Four cache lines a turn, each vector with a sum of its own.
+    let blocks = words.chunks_exact(32);
+    let rest = blocks.remainder();
+    let mut lanes = [0u64; 4];
+    // SAFETY: each block is 8 vectors of 4 words; a prefetch never faults.
+    unsafe {
+        let mut sums = [_mm256_setzero_si256(); 8];
+        for block in blocks {
+            let ahead = block.as_ptr().cast::<i8>().wrapping_add(PREFETCH_BYTES);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(4 * 8 * i));
+                *sum = _mm256_add_epi64(*sum, _mm256_loadu_si256(block.as_ptr().add(4 * i).cast()));
+            }
+        }
+        let total = sums.into_iter().fold(_mm256_setzero_si256(), |a, b| _mm256_add_epi64(a, b));
+        _mm256_storeu_si256(lanes.as_mut_ptr().cast(), total);
+    }
+    lanes.iter().chain(rest).fold(0, |a, b| a.wrapping_add(*b))
+}

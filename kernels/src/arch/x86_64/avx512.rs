@@ -365,3 +365,29 @@ unsafe fn weighted_sum_of<const N: usize, T>(
     }
     16 * N
 }
+
+/// Sum of all words: see [`crate::vector::read`].
+///
+/// # Safety
+/// The CPU has AVX-512 F.
+#[target_feature(enable = "avx512f")]
+pub(crate) unsafe fn read(words: &[u64]) -> u64 {
+    // Four cache lines a turn, each vector with a sum of its own.
+    let blocks = words.chunks_exact(32);
+    let rest = blocks.remainder();
+    let mut lanes = [0u64; 8];
+    // SAFETY: each block is 4 vectors of 8 words; a prefetch never faults.
+    unsafe {
+        let mut sums = [_mm512_setzero_si512(); 4];
+        for block in blocks {
+            let ahead = block.as_ptr().cast::<i8>().wrapping_add(PREFETCH_BYTES);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(8 * 8 * i));
+                *sum = _mm512_add_epi64(*sum, _mm512_loadu_si512(block.as_ptr().add(8 * i).cast()));
+            }
+        }
+        let total = sums.into_iter().fold(_mm512_setzero_si512(), |a, b| _mm512_add_epi64(a, b));
+        _mm512_storeu_si512(lanes.as_mut_ptr().cast(), total);
+    }
+    lanes.iter().chain(rest).fold(0, |a, b| a.wrapping_add(*b))
+}
