@@ -283,7 +283,7 @@ impl FileSink {
                     });
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists && number < 1000 => number += 1,
-                Err(e) => return Err(Error::io("create", &temporary, &e)),
+                Err(e) => return Err(Error::io("create", target, &e)),
             }
         }
     }

@@ -41,3 +41,55 @@ pub(crate) fn gunzip(name: &str) -> Vec<u8> {
 pub(crate) fn fixture_gz(name: &str) -> Gguf {
     Gguf::from_bytes(gunzip(name), name).unwrap()
 }
+
+/// A directory with a small suite over the built-in model, and the command that runs it.
+pub(crate) struct Work(pub(crate) tempfile::TempDir);
+
+const SUITE: &str = r#"
+name = "small"
+description = "the built-in model"
+rounds = 2
+kernels = ["fp32-naive", "f16", "i2_s"]
+threads = [1, 2]
+[[models]]
+builtin = "tiny-bitnet-b1.58"
+[[workloads]]
+n_prompt = 4
+n_gen = 6
+"#;
+
+impl Work {
+    pub(crate) fn new() -> Self {
+        let work = Work(tempfile::tempdir().unwrap());
+        std::fs::write(work.0.path().join("suite.toml"), SUITE).unwrap();
+        work
+    }
+
+    /// The run directory.
+    pub(crate) fn out(&self) -> PathBuf {
+        self.0.path().join("out")
+    }
+
+    /// The command `bitjoule run suite --out out`, with more arguments.
+    pub(crate) fn command(&self, more: &[&str]) -> std::process::Command {
+        let mut command = bitjoule();
+        command.arg("run").arg(self.0.path().join("suite.toml")).arg("--out").arg(self.out()).args(more);
+        command
+    }
+
+    pub(crate) fn run(&self, more: &[&str]) -> std::process::Output {
+        self.command(more).output().unwrap()
+    }
+}
+
+pub(crate) fn bitjoule() -> std::process::Command {
+    std::process::Command::new(env!("CARGO_BIN_EXE_bitjoule"))
+}
+
+pub(crate) fn stderr(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub(crate) fn stdout(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
