@@ -542,25 +542,29 @@ impl Pass<'_> {
         let Buffers { x, inputs, .. } = &mut *self.buffers;
         let inputs = &inputs[..self.n];
         self.team.split(&mut x[..matrix.panels() * unit], unit, self.locals, |panels, x, local| {
-            for (panel, x) in panels.zip(x.chunks_exact_mut(unit)) {
-                let product = &mut local.a[..unit];
-                matrix.mul(isa, panel..panel + 1, inputs, &mut local.scratch, product);
+            for (panels, x) in
+                groups(panels, unit, local.a.len()).zip(x.chunks_mut(group_len(unit, local.a.len())))
+            {
+                let product = &mut local.a[..x.len()];
+                matrix.mul(isa, panels, inputs, &mut local.scratch, product);
                 x.iter_mut().zip(product).for_each(|(x, y)| *x += *y);
             }
         });
     }
 
-    /// The gated activation, panel by panel, so that each thread needs nothing of the others.
+    /// The gated activation, each thread for its own rows, so that it needs nothing of the others.
     fn gate_up(&mut self, gate: &Matrix, up: &Matrix) {
         let (isa, unit) = (self.isa, self.n * PANEL_ROWS);
         let activation = self.model.config.architecture.activation();
         let Buffers { ffn, inputs, .. } = &mut *self.buffers;
         let inputs = &inputs[..self.n];
         self.team.split(&mut ffn[..up.panels() * unit], unit, self.locals, |panels, out, local| {
-            for (panel, out) in panels.zip(out.chunks_exact_mut(unit)) {
-                let gated = &mut local.a[..unit];
-                gate.mul(isa, panel..panel + 1, inputs, &mut local.scratch, gated);
-                up.mul(isa, panel..panel + 1, inputs, &mut local.scratch, out);
+            for (panels, out) in
+                groups(panels, unit, local.a.len()).zip(out.chunks_mut(group_len(unit, local.a.len())))
+            {
+                let gated = &mut local.a[..out.len()];
+                gate.mul(isa, panels.clone(), inputs, &mut local.scratch, gated);
+                up.mul(isa, panels, inputs, &mut local.scratch, out);
                 match activation {
                     Activation::Silu => vector::silu_mul(isa, gated, out),
                     Activation::Relu2 => vector::relu2_mul(isa, gated, out),
@@ -582,6 +586,18 @@ impl Pass<'_> {
             head.mul(isa, panels, inputs, &mut local.scratch, out);
         });
     }
+}
+
+/// Elements of as many whole panels of `unit` elements as fit into `room`, at least one.
+fn group_len(unit: usize, room: usize) -> usize {
+    (room / unit).max(1) * unit
+}
+
+/// `panels` in groups of [`group_len`] elements: with one token a thread's whole share, which is then one
+/// long stream of memory; with a batch few at a time, so that their products stay in cache.
+fn groups(panels: Range<usize>, unit: usize, room: usize) -> impl Iterator<Item = Range<usize>> {
+    let n = group_len(unit, room) / unit;
+    panels.clone().step_by(n).map(move |first| first..(first + n).min(panels.end))
 }
 
 /// The buffers that inputs are taken from.

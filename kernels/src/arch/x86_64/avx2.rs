@@ -349,11 +349,10 @@ pub(crate) unsafe fn attention_scores<T>(query: &[f32], keys: &[T], scale: f32, 
             let key: [*const T; 2] = std::array::from_fn(|i| keys[i.min(scores.len() - 1) * dim..].as_ptr());
             let mut sums = [[_mm256_setzero_ps(); 2]; 2];
             for at in (0..dim).step_by(16) {
-                for half in 0..2 {
-                    let at = at + 8 * half;
+                for (half, at) in [at, at + 8].into_iter().enumerate() {
                     let q = _mm256_loadu_ps(query.as_ptr().add(at));
-                    for i in 0..2 {
-                        sums[i][half] = _mm256_add_ps(sums[i][half], _mm256_mul_ps(q, load8(key[i].add(at))));
+                    for (sum, key) in sums.iter_mut().zip(key) {
+                        sum[half] = _mm256_add_ps(sum[half], _mm256_mul_ps(q, load8(key.add(at))));
                     }
                 }
             }
