@@ -270,9 +270,7 @@ impl Run {
 
     fn session(mut self, resumed: bool) -> Result<Outcome> {
         let interrupted = interrupt_flag();
-        let load = sysinfo::System::load_average().one;
-        // Where a system has no load average, sysinfo gives 0 on every one; a real 0.00 says as little.
-        let load_average_1m = (load > 0.0).then_some(load);
+        let load_average_1m = sysinfo::System::load_average().ok().map(|load| load.one);
         if self.rounds().iter().any(|(_, tasks)| !tasks.is_empty()) {
             self.append(Record::Session(Session { started_unix_ms: unix_ms(), resumed, load_average_1m }))?;
         }
