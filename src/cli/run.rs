@@ -54,8 +54,10 @@ impl Args {
             report::verdict(&summary)
         ));
         // A case that cannot run here has not failed.
-        let failed =
-            summary.rows.iter().any(|row| !matches!(row.status, stats::Status::Ok | stats::Status::Skipped(_)));
+        let failed = summary
+            .rows
+            .iter()
+            .any(|row| !matches!(row.status, stats::Status::Ok | stats::Status::Skipped(_)));
         Ok(u8::from(failed))
     }
 }

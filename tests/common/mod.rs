@@ -83,7 +83,10 @@ impl Work {
 }
 
 pub(crate) fn bitjoule() -> std::process::Command {
-    std::process::Command::new(env!("CARGO_BIN_EXE_bitjoule"))
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bitjoule"));
+    // Not the user's: what a test does must not depend on what is there.
+    command.env("BITJOULE_CACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
+    command
 }
 
 pub(crate) fn stderr(output: &std::process::Output) -> String {
