@@ -12,12 +12,16 @@ pub(crate) enum Level {
     Scalar,
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(avx512)]
     Avx512Vnni,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod,
 }
 
 /// Every name that some target knows, so that a suite written elsewhere gets the right message.
-const KNOWN: [&str; 3] = ["scalar", "avx2", "avx512-vnni"];
+const KNOWN: [&str; 5] = ["scalar", "avx2", "avx512-vnni", "neon", "neon-dotprod"];
 
 /// An instruction set that was asked for by name and cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,9 +62,19 @@ impl Isa {
             if avx2 {
                 isas.push(Isa(Level::Avx2));
             }
-            let avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni");
-            if avx2 && avx512 {
+            #[cfg(avx512)]
+            if avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni") {
                 isas.push(Isa(Level::Avx512Vnni));
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            use std::arch::is_aarch64_feature_detected as has;
+            if has!("neon") {
+                isas.push(Isa(Level::Neon));
+            }
+            if has!("neon") && has!("dotprod") {
+                isas.push(Isa(Level::NeonDotprod));
             }
         }
         isas
@@ -95,8 +109,12 @@ impl Isa {
             Level::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(avx512)]
             Level::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod => "neon-dotprod",
         }
     }
 

@@ -273,7 +273,7 @@ impl Matrix {
                     _ => float_panel::<f32>(cast_slice(panel), scale, inputs, scratch, out),
                 }
             },
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(avx512)]
             // SAFETY: as above.
             Level::Avx512Vnni => unsafe {
                 use arch::avx512::{float_panel, i2_s};
@@ -281,6 +281,21 @@ impl Matrix {
                     Format::I2S => i2_s(panel, scale, inputs, scratch, out),
                     Format::F16Panels => float_panel::<f16>(cast_slice(panel), scale, inputs, scratch, out),
                     _ => float_panel::<f32>(cast_slice(panel), scale, inputs, scratch, out),
+                }
+            },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            level @ (Level::Neon | Level::NeonDotprod) => unsafe {
+                use arch::{dotprod, neon};
+                match self.format {
+                    Format::I2S if level == Level::NeonDotprod => {
+                        dotprod::i2_s(panel, scale, inputs, scratch, out);
+                    }
+                    Format::I2S => neon::i2_s(panel, scale, inputs, scratch, out),
+                    Format::F16Panels => {
+                        neon::float_panel::<f16>(cast_slice(panel), scale, inputs, scratch, out);
+                    }
+                    _ => neon::float_panel::<f32>(cast_slice(panel), scale, inputs, scratch, out),
                 }
             },
         }

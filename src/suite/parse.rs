@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// Kernel names.
 pub const KERNELS: &[&str] = &["fp32-naive", "f16", "i2_s"];
 /// Instruction set names; `auto` is the best that this machine and the kernel have.
-pub const ISAS: &[&str] = &["auto", "scalar", "avx2", "avx512-vnni"];
+pub const ISAS: &[&str] = &["auto", "scalar", "avx2", "avx512-vnni", "neon", "neon-dotprod"];
 /// Element types of the KV cache.
 pub const KV_TYPES: &[&str] = &["f16", "f32"];
 /// Names of the models that are part of bitjoule.
