@@ -173,6 +173,7 @@ fn visit(
         kv,
         context: (n_prompt + n_gen).max(check::CONTEXT),
         batch: n_prompt.clamp(check::CONTEXT, BATCH),
+        profile: false,
     };
 
     let window = Window::open(meter);
@@ -267,6 +268,7 @@ fn write_reference(
         kv: kv_type(kv)?,
         context: check::CONTEXT,
         batch: BATCH,
+        profile: false,
     };
     let mut engine = engine(&model.open()?, I2sLayout::X86_64, kernel, options).map_err(skip)?;
     let logits = check::logits(&mut engine, seed)?;
