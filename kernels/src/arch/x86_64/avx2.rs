@@ -436,9 +436,9 @@ unsafe fn add_values_of<const Q: usize, const N: usize, T>(
     // SAFETY: the caller's promise.
     unsafe {
         let rows: [*const f32; Q] = std::array::from_fn(|q| weights[q * stride..].as_ptr());
-        let mut sums = [[_mm256_setzero_ps(); N]; Q];
-        for (q, sums) in sums.iter_mut().enumerate() {
-            for (n, sum) in sums.iter_mut().enumerate() {
+        let mut sums = [[_mm256_setzero_ps(); Q]; N];
+        for (n, sums) in sums.iter_mut().enumerate() {
+            for (q, sum) in sums.iter_mut().enumerate() {
                 *sum = _mm256_loadu_ps(out[q * dim + at + 8 * n..].as_ptr());
             }
         }
@@ -448,16 +448,15 @@ unsafe fn add_values_of<const Q: usize, const N: usize, T>(
             for line in (0..N * 8 * size_of::<T>()).step_by(64) {
                 _mm_prefetch::<_MM_HINT_T0>(value.wrapping_add(ahead * dim).cast::<i8>().wrapping_add(line));
             }
-            for n in 0..N {
+            for (n, sums) in sums.iter_mut().enumerate() {
                 let v = load8(value.add(8 * n));
-                for q in 0..Q {
-                    let w = _mm256_set1_ps(*rows[q].add(i));
-                    sums[q][n] = _mm256_add_ps(sums[q][n], _mm256_mul_ps(w, v));
+                for (sum, row) in sums.iter_mut().zip(rows) {
+                    *sum = _mm256_add_ps(*sum, _mm256_mul_ps(_mm256_set1_ps(*row.add(i)), v));
                 }
             }
         }
-        for (q, sums) in sums.into_iter().enumerate() {
-            for (n, sum) in sums.into_iter().enumerate() {
+        for (n, sums) in sums.into_iter().enumerate() {
+            for (q, sum) in sums.into_iter().enumerate() {
                 _mm256_storeu_ps(out[q * dim + at + 8 * n..][..8].as_mut_ptr(), sum);
             }
         }

@@ -444,9 +444,9 @@ unsafe fn add_values_of<const Q: usize, const N: usize, T>(
     // SAFETY: the caller's promise.
     unsafe {
         let rows: [*const f32; Q] = std::array::from_fn(|q| weights[q * stride..].as_ptr());
-        let mut sums = [[_mm512_setzero_ps(); N]; Q];
-        for (q, sums) in sums.iter_mut().enumerate() {
-            for (n, sum) in sums.iter_mut().enumerate() {
+        let mut sums = [[_mm512_setzero_ps(); Q]; N];
+        for (n, sums) in sums.iter_mut().enumerate() {
+            for (q, sum) in sums.iter_mut().enumerate() {
                 *sum = _mm512_loadu_ps(out[q * dim + at + 16 * n..].as_ptr());
             }
         }
@@ -457,15 +457,15 @@ unsafe fn add_values_of<const Q: usize, const N: usize, T>(
                 _mm_prefetch::<_MM_HINT_T0>(value.wrapping_add(ahead * dim).cast::<i8>().wrapping_add(line));
             }
             let w: [__m512; Q] = std::array::from_fn(|q| _mm512_set1_ps(*rows[q].add(i)));
-            for n in 0..N {
+            for (n, sums) in sums.iter_mut().enumerate() {
                 let v = load16(value.add(16 * n));
-                for q in 0..Q {
-                    sums[q][n] = _mm512_add_ps(sums[q][n], _mm512_mul_ps(w[q], v));
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = _mm512_add_ps(*sum, _mm512_mul_ps(w, v));
                 }
             }
         }
-        for (q, sums) in sums.into_iter().enumerate() {
-            for (n, sum) in sums.into_iter().enumerate() {
+        for (n, sums) in sums.into_iter().enumerate() {
+            for (q, sum) in sums.into_iter().enumerate() {
                 _mm512_storeu_ps(out[q * dim + at + 16 * n..][..16].as_mut_ptr(), sum);
             }
         }
