@@ -333,18 +333,21 @@ pub(super) unsafe fn sum_lanes(x: __m256) -> f32 {
     }
 }
 
-/// Asks for what is [`PREFETCH_BYTES`] beyond byte `at` of `stream`: of `stream` itself or, near its end,
-/// of `next`.
+/// Asks for the `len` bytes that are [`PREFETCH_BYTES`] beyond byte `at` of `stream`: of `stream` itself
+/// or, near its end, of `next`. Looked up once for all lines, so that asking costs little beside the
+/// arithmetic; a line or two beyond the end may be asked for in vain.
 #[inline(always)]
-pub(super) fn prefetch_ahead<T>(stream: &[T], next: &[T], at: usize) {
-    let (at, len) = (at + PREFETCH_BYTES, size_of_val(stream));
-    let p = match at < len {
+pub(super) fn prefetch_ahead<T>(stream: &[T], next: &[T], at: usize, len: usize) {
+    let (at, end) = (at + PREFETCH_BYTES, size_of_val(stream));
+    let start = match at < end {
         true => stream.as_ptr().cast::<i8>().wrapping_add(at),
-        false if at - len < size_of_val(next) => next.as_ptr().cast::<i8>().wrapping_add(at - len),
+        false if at - end < size_of_val(next) => next.as_ptr().cast::<i8>().wrapping_add(at - end),
         false => return,
     };
-    // SAFETY: SSE is part of x86-64, and a prefetch never faults.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(p) };
+    for line in (0..len).step_by(64) {
+        // SAFETY: SSE is part of x86-64, and a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line)) };
+    }
 }
 
 /// `scores[i] = query . keys[i] * scale`. Products and sums are rounded one by one, in the order of the
@@ -365,9 +368,7 @@ pub(crate) unsafe fn attention_scores<T>(
     let dim = query.len();
     debug_assert_eq!(keys.len(), dim * scores.len());
     for (block, (part, scores)) in keys.chunks(2 * dim).zip(scores.chunks_mut(2)).enumerate() {
-        for line in (0..size_of_val(part)).step_by(64) {
-            prefetch_ahead(keys, next, block * 2 * dim * size_of::<T>() + line);
-        }
+        prefetch_ahead(keys, next, block * 2 * dim * size_of::<T>(), size_of_val(part));
         // SAFETY: the keys of these (at most two) scores; a missing one reads the last again.
         unsafe {
             let key: [*const T; 2] = std::array::from_fn(|i| part[i.min(scores.len() - 1) * dim..].as_ptr());

@@ -302,9 +302,7 @@ pub(crate) unsafe fn attention_scores<T>(
     let dim = query.len();
     debug_assert_eq!(keys.len(), dim * scores.len());
     for (block, (part, scores)) in keys.chunks(4 * dim).zip(scores.chunks_mut(4)).enumerate() {
-        for line in (0..size_of_val(part)).step_by(64) {
-            super::avx2::prefetch_ahead(keys, next, block * 4 * dim * size_of::<T>() + line);
-        }
+        super::avx2::prefetch_ahead(keys, next, block * 4 * dim * size_of::<T>(), size_of_val(part));
         // SAFETY: the keys of these (at most four) scores; missing ones read the last again.
         unsafe {
             let key: [*const T; 4] = std::array::from_fn(|i| part[i.min(scores.len() - 1) * dim..].as_ptr());
