@@ -115,7 +115,7 @@ pub fn verify(
     };
     let engine = |kernel, isa, threads| {
         let (context, batch) = (tokens.len(), tokens.len());
-        let options_of_engine = EngineOptions { threads, kv: options.kv, context, batch };
+        let options_of_engine = EngineOptions { threads, kv: options.kv, context, batch, profile: false };
         native::engine(gguf, options.layout, kernel, isa, options_of_engine)
     };
     let (reference, rule, want) = match golden {

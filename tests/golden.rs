@@ -10,7 +10,7 @@ use common::{Golden, fixture, fixture_gz};
 
 fn engine(gguf: &bitjoule::gguf::Gguf, kernel: Kernel, isa: Isa, threads: usize, kv: KvType) -> Engine {
     let model = Plan::new(gguf, kernel, I2sLayout::X86_64).unwrap().load(isa).unwrap();
-    Engine::new(model, EngineOptions { threads, kv, context: 32, batch: 16 }).unwrap()
+    Engine::new(model, EngineOptions { threads, kv, context: 32, batch: 16, profile: false }).unwrap()
 }
 
 /// Largest difference over the largest golden logit, and positions whose argmax agrees.

@@ -60,7 +60,8 @@ fn decoding_does_not_allocate() {
                     continue;
                 }
                 let model = Plan::new(&gguf, kernel, I2sLayout::X86_64).unwrap().load(isa).unwrap();
-                let options = EngineOptions { threads, kv, context: TOKENS as usize + 4, batch: 4 };
+                let options =
+                    EngineOptions { threads, kv, context: TOKENS as usize + 4, batch: 4, profile: false };
                 let mut engine = Engine::new(model, options).unwrap();
                 engine.prefill(&[1, 2, 3, 4]).unwrap();
                 let before = ALLOCATIONS.load(Ordering::SeqCst);

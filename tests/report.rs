@@ -6,9 +6,10 @@ use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 
+use bitjoule::engine::{Operation, Span};
 use bitjoule::figure::Figure;
 use bitjoule::journal::{DomainEnergy, FailureKind, MemoryReading, Record, Work};
-use bitjoule::report::{terminal_summary, verdict, write_all};
+use bitjoule::report::{terminal_profile, terminal_summary, verdict, write_all};
 use bitjoule::stats::{Status, Summary, summarize};
 use bitjoule::units::{Bytes, Joules};
 use synthetic::{Journal, Visit, case, joules};
@@ -566,6 +567,86 @@ fn methodology_defines_every_column() {
         let mut reader = csv::Reader::from_path(dir.path().join(file)).unwrap();
         for column in reader.headers().unwrap() {
             assert!(section.contains(&format!("`{column}`")), "{file}: {column} is not defined");
+        }
+    }
+}
+
+/// Two rounds of one case: operation i worked i + 1 (i + 3 in the second) and waited 1 ms for each of 32
+/// tokens.
+fn profiled() -> Journal {
+    let c = case("m", "i2_s", "avx2", 2);
+    let wrong = case("m", "tl1", "avx2", 2);
+    let mut journal = Journal::new(2, vec![c.clone(), wrong.clone()]);
+    for (round, extra) in [(1, 1), (2, 3)] {
+        let spans = Operation::ALL.into_iter().enumerate().map(|(i, operation)| Span {
+            operation,
+            count: 24,
+            work_ns: (i as u64 + extra) * 32_000_000,
+            wait_ns: 32_000_000,
+        });
+        let visit = Visit { profile: Some(spans.collect()), latencies_ns: vec![1_000_000; 32], ..steps(1) };
+        journal.visit(&c, round, &visit);
+    }
+    journal.visit(&wrong, 1, &steps(1)).check(&wrong, 0.5);
+    journal
+}
+
+#[test]
+fn a_profile_is_reported_where_there_is_one() {
+    let journal = profiled();
+    let dir = tempfile::tempdir().unwrap();
+    let written = write_all(dir.path(), &journal.records).unwrap();
+    let names = ["profile.csv", "plots/profile.svg", "plots/profile.png"];
+    assert!(names.iter().all(|n| written.contains(&dir.path().join(n))), "{written:?}");
+    // Two rounds, two phases, eight operations.
+    let rows = read_csv(&dir.path().join("profile.csv"));
+    assert_eq!(rows.len(), 2 * 2 * 8);
+    let row = rows.iter().find(|r| r["operation"] == "gate_up" && r["phase"] == "decode").unwrap();
+    assert_eq!(
+        ["round", "count", "work_ns", "work_tokens", "work_ms_per_token", "wait_ms_per_token"]
+            .map(|c| row[c].as_str()),
+        ["1", "24", "192000000", "32", "6", "1"]
+    );
+    let text = include_str!("../METHODOLOGY.md");
+    let section = text.split_once("### `profile.csv`").unwrap().1.split("\n### ").next().unwrap();
+    for column in rows[0].keys() {
+        assert!(section.contains(&format!("`{column}`")), "{column} is not defined");
+    }
+    for operation in Operation::ALL {
+        assert!(section.contains(&format!("`{}`", operation.name())), "{operation:?} is not defined");
+    }
+
+    let summary = summarize(&journal.records).unwrap();
+    let breakdown = &summary.rows[0].profile;
+    assert_eq!(breakdown.len(), 2);
+    // Medians of i + 1 and i + 3: 2 to 9; the waits of eight operations.
+    assert_eq!(breakdown[1].work_ms[3], (Operation::Attention, 5.0));
+    assert_eq!((breakdown[1].wait_ms, breakdown[1].total_ms()), (8.0, 52.0));
+    assert!(summary.rows[1].profile.is_empty());
+
+    let svg = std::fs::read_to_string(dir.path().join(names[1])).unwrap();
+    check_svg(&svg, "profile");
+    for text in ["prefill: 2 threads", "decode: 2 threads", "waiting for other threads", "52.0", "wrong: "] {
+        assert!(svg.contains(text), "{text}");
+    }
+    assert_eq!(decode_png(&std::fs::read(dir.path().join(names[2])).unwrap()).0, 1600);
+
+    let table = terminal_profile(&summary, 140);
+    assert!(table.contains("decode") && table.contains("52.0"), "{table}");
+    for width in [20, 60, 140] {
+        assert!(terminal_profile(&summary, width).lines().all(|l| l.chars().count() <= width));
+    }
+    assert_eq!(terminal_profile(&summarize(&three_kernels().records).unwrap(), 140), "");
+}
+
+#[test]
+fn a_journal_without_profiles_reads_as_before() {
+    let line = serde_json::to_string(&three_kernels().records[0]).unwrap();
+    assert!(!line.contains("profile"), "{line}");
+    for journal in [three_kernels(), profiled()] {
+        for record in &journal.records {
+            let line = serde_json::to_string(record).unwrap();
+            assert_eq!(&serde_json::from_str::<Record>(&line).unwrap(), record);
         }
     }
 }

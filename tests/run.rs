@@ -125,6 +125,28 @@ fn an_added_model_gives_the_tokens_of_generate_and_every_check_passes() {
     assert!(stderr(&again).contains("--resume"), "{}", stderr(&again));
 }
 
+#[test]
+fn a_profile_adds_up_to_the_window() {
+    let work = Work::new();
+    let run = work.run(&["--profile"]);
+    assert!(run.status.success(), "{}", stderr(&run));
+    assert!(stdout(&run).contains("Milliseconds a token"), "{}", stdout(&run));
+    let mut profiles = 0;
+    for record in file::read(&work.out()).unwrap().records {
+        let Record::Sample(sample) = record else { continue };
+        assert_eq!(sample.profile.is_some(), sample.phase() != Phase::Load);
+        let Some(spans) = sample.profile else { continue };
+        profiles += 1;
+        let sum: u64 = spans.iter().map(|s| s.work_ns + s.wait_ns).sum();
+        assert!(0 < sum && sum <= sample.wall_ns, "{spans:?} in {} ns", sample.wall_ns);
+        assert!(spans.iter().all(|s| s.count > 0), "{spans:?}");
+    }
+    assert_eq!(profiles, 6 * 2 * 2);
+    for name in ["profile.csv", "plots/profile.svg", "plots/profile.png"] {
+        assert!(work.out().join(name).exists(), "{name}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn an_interrupted_run_says_how_to_go_on() {

@@ -22,10 +22,10 @@ mod arch;
 pub mod format;
 
 pub use arena::{Arena, ArenaWriter};
+pub use format::Format;
 pub use input::TokenInput;
 pub use isa::{Isa, UnsupportedIsa};
 pub use kernel::Kernel;
-pub use format::Format;
 pub use matrix::{Matrix, PackedMatrix, Scratch};
 
 /// Rows of a panel: the unit in which matrices are stored and work is split between threads.

@@ -97,10 +97,7 @@ impl PackedMatrix {
             // A panel's chunks lie apart: see `format::tables`.
             Some(kind) => {
                 let mut packed = vec![0u8; panels * len];
-                packed
-                    .par_chunks_exact_mut(len)
-                    .enumerate()
-                    .try_for_each(|(panel, out)| pack(panel, out))?;
+                packed.par_chunks_exact_mut(len).enumerate().try_for_each(|(panel, out)| pack(panel, out))?;
                 for chunk in tables::chunks(kind, isa.word_tables(), cols) {
                     let out = &mut out[panels * chunk.start..][..panels * chunk.bytes];
                     for (out, panel) in out.chunks_exact_mut(chunk.bytes).zip(packed.chunks_exact(len)) {
@@ -290,6 +287,16 @@ impl Matrix {
         let panel_bytes = self.format().panel_len(self.cols());
         let panels = &self.data()[panels.start * panel_bytes..panels.end * panel_bytes];
         crate::vector::read(self.isa(), bytemuck::cast_slice(panels))
+    }
+
+    /// Asks for the first weights of `panels` to be brought into the cache, and does not wait for them: a
+    /// product that follows soon finds its stream of memory flowing.
+    ///
+    /// # Panics
+    /// If they are not panels of the matrix.
+    pub fn prefetch(&self, panels: Range<usize>) {
+        let panel_bytes = self.format().panel_len(self.cols());
+        crate::vector::prefetch(&self.data()[panels.start * panel_bytes..panels.end * panel_bytes]);
     }
 
     fn share(&self, panels: Range<usize>) -> Share<'_> {

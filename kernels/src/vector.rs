@@ -25,7 +25,7 @@ macro_rules! for_each_isa {
                 $body($($arg),*)
             }
             #[cfg(avx512)]
-            #[allow(clippy::incompatible_msrv, reason = "AVX-512 needs Rust 1.89; see Cargo.toml")]
+            #[allow(clippy::incompatible_msrv, reason = "AVX-512 needs Rust 1.89; see build.rs")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
             unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
                 $body($($arg),*)
@@ -94,19 +94,11 @@ for_each_isa! {
 #[inline(always)]
 fn quantize_body(x: &[f32], q: &mut [i8]) -> (f32, i32) {
     assert_eq!(x.len(), q.len());
-    // Bits of |x| order like |x|, with NaN above everything: an integer maximum vectorises and
-    // keeps a NaN, which a float maximum would drop.
-    let mut lanes = [1e-5f32.to_bits(); LANES];
-    let chunks = x.chunks_exact(LANES);
-    for (max, x) in lanes.iter_mut().zip(chunks.remainder()) {
-        *max = (*max).max(x.abs().to_bits());
-    }
-    for chunk in chunks {
-        for (max, x) in lanes.iter_mut().zip(chunk) {
-            *max = (*max).max(x.abs().to_bits());
-        }
-    }
-    let max = f32::from_bits(lanes.into_iter().max().unwrap_or_default());
+    // Bits of |x| order like |x|, with NaN above everything: an integer maximum vectorises and keeps a
+    // NaN, which a float maximum would drop. A plain fold, because its order does not matter: with
+    // lanes of its own the compiler made it a loop of gathers.
+    let max = x.iter().fold(1e-5f32.to_bits(), |max, x| max.max(x.abs().to_bits()));
+    let max = f32::from_bits(max);
     let scale = 127.0 / max;
     let mut sum = 0i32;
     for (q, x) in q.iter_mut().zip(x) {
@@ -184,6 +176,39 @@ fn relu2_mul_body(gate: &[f32], up: &mut [f32]) {
     }
 }
 
+for_each_isa! {
+    /// Rotates pairs of elements, of which `a` holds the first ones and `b` the second ones, by angles
+    /// given as cosines and sines: the rotary embedding of a head whose pairs are its halves.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn rotate(a: &mut [f32], b: &mut [f32], cos: &[f32], sin: &[f32]) = rotate_body
+}
+
+#[inline(always)]
+fn rotate_body(a: &mut [f32], b: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let n = a.len();
+    assert!(b.len() == n && cos.len() == n && sin.len() == n);
+    for i in 0..n {
+        let (x, y) = (a[i], b[i]);
+        a[i] = x * cos[i] - y * sin[i];
+        b[i] = x * sin[i] + y * cos[i];
+    }
+}
+
+/// How much of a stream is asked for before its first use. A core has some twenty requests to memory
+/// under way; what is asked for beyond those waits in the same queues as the loads that come next.
+const PREFETCH_MOST: usize = 4096;
+
+/// Asks for the first lines of `bytes`, up to [`PREFETCH_MOST`], to be brought into the cache, and does
+/// not wait for them.
+pub(crate) fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    crate::arch::x86_64::prefetch(&bytes[..bytes.len().min(PREFETCH_MOST)]);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
+
 /// Reads all words and returns their sum, so that no read can be left out: what memory gives when
 /// nothing is computed.
 pub fn read(isa: Isa, words: &[u64]) -> u64 {
@@ -216,24 +241,28 @@ mod sealed {
     impl Sealed for half::f16 {}
 }
 
-/// One head of attention for one token; see [`attend`].
+/// Most tokens that [`attend`] takes at a time: so many queries share each key and value that is loaded.
+pub const ATTEND_TOKENS: usize = 4;
+
+/// One head of attention for one token, or a few in a row; see [`attend`].
 #[derive(Debug)]
 pub struct Attend<'a, T> {
-    /// The query, rotated, `[dim]`.
+    /// The queries, rotated, `[token][dim]`.
     pub query: &'a [f32],
-    /// Keys of the tokens before, `[n][dim]`, from the cache.
+    /// Keys of the tokens before each but the last, `[n + tokens - 1][dim]`, from the cache.
     pub keys: &'a [T],
-    /// Values of the tokens before, `[n][dim]`, from the cache.
+    /// Values of the same tokens, `[n + tokens - 1][dim]`, from the cache.
     pub values: &'a [T],
-    /// The token's own key, rotated, `[dim]`.
+    /// The tokens' own keys, rotated, `[token][dim]`.
     pub own_key: &'a [f32],
-    /// The token's own value, `[dim]`.
+    /// The tokens' own values, `[token][dim]`.
     pub own_value: &'a [f32],
     /// Factor of the scores: 1 / sqrt(head dimension).
     pub scale: f32,
-    /// Working memory, `[n + 1]`; holds the attention weights afterwards, the token's own last.
+    /// Working memory, `[token][n + tokens]`; holds the attention weights of a token afterwards, its own
+    /// last.
     pub scores: &'a mut [f32],
-    /// The result, `[dim]`.
+    /// The result, `[token][dim]`.
     pub out: &'a mut [f32],
 }
 
@@ -245,48 +274,66 @@ pub struct Attend<'a, T> {
 /// # Panics
 /// If the lengths do not fit each other.
 pub fn attend<T: KvElement>(isa: Isa, args: Attend<'_, T>) {
-    let (dim, n) = (args.query.len(), args.scores.len() - 1);
-    assert!(dim % LANES == 0 && args.out.len() == dim, "a padded head");
-    assert!(args.own_key.len() == dim && args.own_value.len() == dim, "the token's own key and value");
-    assert!(args.keys.len() == n * dim && args.values.len() == n * dim, "a key and a value for each score");
+    attend_tokens(isa, 1, args);
+}
+
+/// [`attend`] for up to [`ATTEND_TOKENS`] tokens in a row, the first with n tokens before it, the next
+/// with n + 1, and so on. Bit for bit the same as one by one: every sum has its own lanes and keeps its
+/// order.
+///
+/// # Panics
+/// If the lengths do not fit each other.
+pub fn attend_tokens<T: KvElement>(isa: Isa, tokens: usize, args: Attend<'_, T>) {
     let Attend { query, keys, values, own_key, own_value, scale, scores, out } = args;
+    assert!((1..=ATTEND_TOKENS).contains(&tokens), "a few tokens");
+    let dim = query.len() / tokens;
+    let stride = scores.len() / tokens;
+    assert!(dim > 0 && dim % LANES == 0 && query.len() == dim * tokens, "padded heads");
+    assert!(out.len() == query.len(), "a result for each query");
+    assert!(
+        own_key.len() == query.len() && own_value.len() == query.len(),
+        "the tokens' own keys and values"
+    );
+    assert!(stride >= tokens && scores.len() == stride * tokens, "scores of each token");
+    let n = stride - tokens;
+    let cached = (stride - 1) * dim;
+    assert!(keys.len() == cached && values.len() == cached, "a key and a value for each score");
+    // The tokens have the first n in common.
+    let (keys, later_keys) = keys.split_at(n * dim);
+    let (values, later_values) = values.split_at(n * dim);
+    attention::common_scores(isa, tokens, query, keys, values, scale, scores);
+    for (t, (query, scores)) in query.chunks_exact(dim).zip(scores.chunks_exact_mut(stride)).enumerate() {
+        let own_key = &own_key[t * dim..][..dim];
+        attention::scores(isa, query, &later_keys[..t * dim], &[], scale, &mut scores[n..n + t]);
+        attention::scores(isa, query, own_key, &[], scale, &mut scores[n + t..n + t + 1]);
+        softmax(isa, &mut scores[..n + t + 1]);
+    }
+    out.fill(0.0);
+    attention::add_common_values(isa, tokens, scores, values, out);
+    for (t, (scores, out)) in scores.chunks_exact(stride).zip(out.chunks_exact_mut(dim)).enumerate() {
+        attention::add_values(isa, &scores[n..n + t], &later_values[..t * dim], out);
+        attention::add_values(isa, &scores[n + t..n + t + 1], &own_value[t * dim..][..dim], out);
+    }
+}
+
+/// Rounds floats to elements of a KV cache.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn to_cache<T: KvElement>(isa: Isa, from: &[f32], to: &mut [T]) {
+    assert_eq!(from.len(), to.len());
     match isa.level() {
-        Level::Scalar => {
-            attention::scores(query, keys, scale, &mut scores[..n]);
-            attention::scores(query, own_key, scale, &mut scores[n..]);
-            softmax(isa, scores);
-            attention::weighted_sum(&scores[..n], values, out);
-        }
-        // SAFETY: an `Isa` of that level exists only if the CPU has its features; lengths as asserted.
+        // SAFETY: an `Isa` of these levels exists only if the CPU has F16C; the lengths are equal.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe {
-            use crate::arch::avx2::{attention_scores, weighted_sum};
-            attention_scores(query, keys, scale, &mut scores[..n]);
-            attention_scores(query, own_key, scale, &mut scores[n..]);
-            softmax(isa, scores);
-            weighted_sum(&scores[..n], values, out);
-        },
+        Level::Avx2 => unsafe { crate::arch::avx2::to_cache(from, to) },
         // SAFETY: as above.
         #[cfg(avx512)]
-        Level::Avx512Vnni | Level::Avx512Vbmi => unsafe {
-            use crate::arch::avx512::{attention_scores, weighted_sum};
-            attention_scores(query, keys, scale, &mut scores[..n]);
-            attention_scores(query, own_key, scale, &mut scores[n..]);
-            softmax(isa, scores);
-            weighted_sum(&scores[..n], values, out);
-        },
-        // SAFETY: as above.
-        #[cfg(target_arch = "aarch64")]
-        Level::Neon | Level::NeonDotprod => unsafe {
-            use crate::arch::neon::{attention_scores, weighted_sum};
-            attention_scores(query, keys, scale, &mut scores[..n]);
-            attention_scores(query, own_key, scale, &mut scores[n..]);
-            softmax(isa, scores);
-            weighted_sum(&scores[..n], values, out);
-        },
-    }
-    for (out, v) in out.iter_mut().zip(own_value) {
-        *out += scores[n] * v;
+        Level::Avx512Vnni | Level::Avx512Vbmi => unsafe { crate::arch::avx2::to_cache(from, to) },
+        _ => {
+            for (to, x) in to.iter_mut().zip(from) {
+                *to = T::from_f32(*x);
+            }
+        }
     }
 }
 
@@ -310,31 +357,112 @@ impl KvElement for f16 {
     }
 }
 
-/// The specification of the two loops of attention; those of the vector instruction sets are in `arch`
-/// and sum each lane in the same order.
+/// The two loops of attention. What `Level::Scalar` does is their specification; those of the vector
+/// instruction sets are in `arch` and sum each lane in the same order.
 mod attention {
-    use super::{KvElement, LANES, sum_lanes};
+    use super::{ATTEND_TOKENS, KvElement, LANES, sum_lanes};
+    use crate::Isa;
+    #[cfg(target_arch = "x86_64")]
+    use crate::arch::avx2;
+    #[cfg(avx512)]
+    use crate::arch::avx512;
+    use crate::isa::Level;
 
-    /// `scores[i] = query . keys[i] * scale`, lane by lane.
-    pub(super) fn scores<T: KvElement>(query: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
-        for (score, key) in scores.iter_mut().zip(keys.chunks_exact(query.len())) {
-            let mut sums = [0f32; LANES];
-            for (q, k) in query.chunks_exact(LANES).zip(key.chunks_exact(LANES)) {
-                for lane in 0..LANES {
-                    sums[lane] += q[lane] * k[lane].to_f32();
+    /// `scores[i] = query . keys[i] * scale`, lane by lane. `next` is what will be read after the keys.
+    pub(super) fn scores<T: KvElement>(
+        isa: Isa,
+        query: &[f32],
+        keys: &[T],
+        next: &[T],
+        scale: f32,
+        scores: &mut [f32],
+    ) {
+        assert_eq!(keys.len(), query.len() * scores.len());
+        match isa.level() {
+            Level::Scalar => {
+                for (score, key) in scores.iter_mut().zip(keys.chunks_exact(query.len())) {
+                    let mut sums = [0f32; LANES];
+                    for (q, k) in query.chunks_exact(LANES).zip(key.chunks_exact(LANES)) {
+                        for lane in 0..LANES {
+                            sums[lane] += q[lane] * k[lane].to_f32();
+                        }
+                    }
+                    *score = sum_lanes(sums) * scale;
                 }
             }
-            *score = sum_lanes(sums) * scale;
+            // SAFETY: an `Isa` of that level exists only if the CPU has its features; `attend_tokens`
+            // asserts that heads are padded, the line above that there is a key for each score.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::attention_scores(query, keys, next, scale, scores) },
+            // SAFETY: as above.
+            #[cfg(avx512)]
+            Level::Avx512Vnni | Level::Avx512Vbmi => unsafe {
+                avx512::attention_scores(query, keys, next, scale, scores)
+            },
         }
     }
 
-    /// `out = sum of weights[i] * values[i]`.
-    pub(super) fn weighted_sum<T: KvElement>(weights: &[f32], values: &[T], out: &mut [f32]) {
-        out.fill(0.0);
-        for (weight, value) in weights.iter().zip(values.chunks_exact(out.len())) {
-            for (out, v) in out.iter_mut().zip(value) {
-                *out += weight * v.to_f32();
+    /// [`scores`] of several queries with the keys that they have in common, the first ones of each row
+    /// of scores.
+    pub(super) fn common_scores<T: KvElement>(
+        isa: Isa,
+        tokens: usize,
+        queries: &[f32],
+        keys: &[T],
+        next: &[T],
+        scale: f32,
+        all_scores: &mut [f32],
+    ) {
+        let (dim, stride) = (queries.len() / tokens, all_scores.len() / tokens);
+        let n = keys.len() / dim;
+        assert!(n <= stride, "a score for each key");
+        #[cfg(avx512)]
+        if matches!(isa.level(), Level::Avx512Vnni | Level::Avx512Vbmi) && tokens == ATTEND_TOKENS {
+            // SAFETY: an `Isa` of that level exists only if the CPU has its features; `attend_tokens`
+            // asserts the lengths of queries and scores.
+            return unsafe { avx512::attention_scores_of_4(queries, keys, scale, all_scores) };
+        }
+        for (query, row) in queries.chunks_exact(dim).zip(all_scores.chunks_exact_mut(stride)) {
+            scores(isa, query, keys, next, scale, &mut row[..n]);
+        }
+    }
+
+    /// Adds weights[i] * values[i] to `out`, one i after the other.
+    pub(super) fn add_values<T: KvElement>(isa: Isa, weights: &[f32], values: &[T], out: &mut [f32]) {
+        add_common_values(isa, 1, weights, values, out);
+    }
+
+    /// [`add_values`] for several tokens with the values that they have in common, the first ones of each
+    /// row of weights.
+    pub(super) fn add_common_values<T: KvElement>(
+        isa: Isa,
+        tokens: usize,
+        weights: &[f32],
+        values: &[T],
+        out: &mut [f32],
+    ) {
+        let (dim, stride) = (out.len() / tokens, weights.len() / tokens);
+        assert!(values.len() / dim <= stride, "a weight for each value");
+        match isa.level() {
+            Level::Scalar => {
+                for (t, out) in out.chunks_exact_mut(dim).enumerate() {
+                    let weights = &weights[t * stride..];
+                    for (weight, value) in weights.iter().zip(values.chunks_exact(dim)) {
+                        for (out, v) in out.iter_mut().zip(value) {
+                            *out += weight * v.to_f32();
+                        }
+                    }
+                }
             }
+            // SAFETY: an `Isa` of that level exists only if the CPU has its features; `attend_tokens`
+            // asserts that heads are padded, the line above that there is a weight for each value.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::add_values(tokens, weights, values, out) },
+            // SAFETY: as above.
+            #[cfg(avx512)]
+            Level::Avx512Vnni | Level::Avx512Vbmi => unsafe {
+                avx512::add_values(tokens, weights, values, out)
+            },
         }
     }
 }

@@ -282,6 +282,82 @@ fn attention<T: KvElement>(
     Ok(())
 }
 
+/// Several tokens at once against one by one, bit for bit.
+fn attention_of_several<T: KvElement>(data: &[f32], dim: usize, n: usize, tokens: usize) {
+    // Queries, keys and values; the keys and values of the tokens are computed and cached, but the last's.
+    let (query, context) = data.split_at(tokens * dim);
+    let (keys, values) = context.split_at(context.len() / 2);
+    let (own_key, own_value) = (&keys[n * dim..], &values[n * dim..]);
+    for isa in Isa::available() {
+        let cached = |x: &[f32]| {
+            let mut cached = vec![T::from_f32(f32::NAN); (n + tokens - 1) * dim];
+            vector::to_cache(isa, &x[..(n + tokens - 1) * dim], &mut cached);
+            assert!(cached.iter().zip(x).all(|(c, x)| c.to_f32() == T::from_f32(*x).to_f32()), "{isa}");
+            cached
+        };
+        let (cached_keys, cached_values) = (cached(keys), cached(values));
+        let run = |first: usize, tokens: usize| {
+            let (before, own) = (n + first, first * dim..(first + tokens) * dim);
+            let mut scores = vec![f32::NAN; tokens * (before + tokens)];
+            let mut out = vec![f32::NAN; tokens * dim];
+            let args = Attend {
+                query: &query[own.clone()],
+                keys: &cached_keys[..(before + tokens - 1) * dim],
+                values: &cached_values[..(before + tokens - 1) * dim],
+                own_key: &own_key[own.clone()],
+                own_value: &own_value[own],
+                scale: 0.125,
+                scores: &mut scores,
+                out: &mut out,
+            };
+            vector::attend_tokens(isa, tokens, args);
+            out
+        };
+        let single: Vec<f32> = (0..tokens).flat_map(|t| run(t, 1)).collect();
+        assert_eq!(run(0, tokens), single, "{isa}, {tokens} tokens after {n}, dimension {dim}");
+    }
+}
+
+#[test]
+fn attention_of_several_tokens_is_that_of_each() {
+    let mut state = 1u32;
+    for dim in (1..=9).map(|vectors| vectors * LANES) {
+        for n in [0, 1, 3, 4, 7, 33] {
+            for tokens in 1..=vector::ATTEND_TOKENS {
+                let data: Vec<f32> = (0..(tokens + 2 * (n + tokens)) * dim)
+                    .map(|_| {
+                        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+                    })
+                    .collect();
+                attention_of_several::<f32>(&data, dim, n, tokens);
+                attention_of_several::<f16>(&data, dim, n, tokens);
+            }
+        }
+    }
+}
+
+#[test]
+fn rotation_is_that_of_complex_numbers() {
+    let x: Vec<f32> = (0..70).map(|i| (i as f32 * 0.7).sin()).collect();
+    let angles: Vec<f32> = (0..35).map(|i| i as f32 * 0.3).collect();
+    let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
+    let run = |isa: Isa| {
+        let mut x = x.clone();
+        let (a, b) = x.split_at_mut(35);
+        vector::rotate(isa, a, b, &cos, &sin);
+        x
+    };
+    let scalar = run(Isa::SCALAR);
+    for i in 0..35 {
+        assert_eq!(scalar[i], x[i] * cos[i] - x[i + 35] * sin[i]);
+        assert_eq!(scalar[i + 35], x[i] * sin[i] + x[i + 35] * cos[i]);
+    }
+    for isa in Isa::available() {
+        assert_eq!(run(isa), scalar, "{isa}");
+    }
+}
+
 #[test]
 fn a_nan_is_never_hidden() {
     let mut x = vec![1.0; 64];

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bitjoule_kernels::{Isa, Kernel};
 
-use crate::engine::{Engine, EngineOptions, KvType, argmax};
+use crate::engine::{Engine, EngineOptions, KvType, Span, argmax};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, I2sLayout};
 use crate::journal::{Case, FailureKind, Phase, Work};
@@ -116,9 +116,9 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
         })
     };
     let outcome = match job {
-        Job::Visit { case, model, seed, phases, check, powercap } => {
+        Job::Visit { case, model, seed, phases, check, profile, powercap } => {
             let meter = EnergyMeter::open(powercap.as_deref());
-            visit(case, model, *seed, phases, check.as_ref(), &meter, &mut report)
+            visit(case, model, *seed, phases, check.as_ref(), *profile, &meter, &mut report)
         }
         Job::Reference { model, seed, reference, kv, threads } => {
             write_reference(model, *seed, reference, kv, *threads)
@@ -150,21 +150,23 @@ impl<'a> Window<'a> {
         Window { meter, energy, cpu_ns: clock::cpu_ns(), start_ns: clock::monotonic_ns() }
     }
 
-    fn close(self) -> impl FnOnce(Work) -> Event {
+    fn close(self) -> impl FnOnce(Work, Option<Vec<Span>>) -> Event {
         let wall_ns = clock::monotonic_ns() - self.start_ns;
         let cpu_ns = clock::cpu_ns() - self.cpu_ns;
         let energy = self.meter.since(&self.energy);
         let (ended_unix_ms, memory) = (clock::unix_ms(), memory::read());
-        move |work| Event::Sample { ended_unix_ms, wall_ns, cpu_ns, energy, memory, work }
+        move |work, profile| Event::Sample { ended_unix_ms, wall_ns, cpu_ns, energy, memory, profile, work }
     }
 }
 
+#[allow(clippy::too_many_arguments, reason = "the fields of a visit")]
 fn visit(
     case: &Case,
     model: &ModelFile,
     seed: u64,
     phases: &[Phase],
     reference: Option<&Reference>,
+    profile: bool,
     meter: &EnergyMeter,
     emit: &mut impl FnMut(Event) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
@@ -178,6 +180,7 @@ fn visit(
         kv,
         context: (n_prompt + n_gen).max(check::CONTEXT),
         batch: n_prompt.clamp(check::CONTEXT, BATCH),
+        profile,
     };
 
     let window = Window::open(meter);
@@ -193,12 +196,14 @@ fn visit(
     let vocab = engine.model().config.vocab;
     let weight_bytes = Bytes(engine.model().packed_bytes());
     if phases.contains(&Phase::Load) {
-        emit(sample(Work::Load { file_bytes, weight_bytes }))?;
+        emit(sample(Work::Load { file_bytes, weight_bytes }, None))?;
     }
 
     // One step outside all windows wakes the threads and touches the buffers.
     engine.decode(0)?;
     engine.clear();
+    // What is taken here belongs to no window.
+    engine.take_profile();
 
     let prompt = prompt(seed, n_prompt, vocab);
     let mut tokens = Vec::with_capacity(n_gen);
@@ -206,8 +211,9 @@ fn visit(
     let window = Window::open(meter);
     tokens.push(argmax(engine.prefill(&prompt)?));
     let sample = window.close();
+    let spans = engine.take_profile();
     if phases.contains(&Phase::Prefill) {
-        emit(sample(Work::Prefill { prompt }))?;
+        emit(sample(Work::Prefill { prompt }, spans))?;
     }
 
     if phases.contains(&Phase::Decode) {
@@ -223,10 +229,11 @@ fn visit(
             last = now;
         }
         let sample = window.close();
+        let spans = engine.take_profile();
         read_weights(&mut engine, &mut stream);
         // The context of the steps runs from n_prompt + 1 to n_prompt + n_gen - 1.
         let bytes_per_token = engine.decode_bytes(n_prompt + n_gen / 2);
-        emit(sample(Work::Decode { tokens, latencies_ns, bytes_per_token, stream }))?;
+        emit(sample(Work::Decode { tokens, latencies_ns, bytes_per_token, stream }, spans))?;
     }
 
     if let Some(reference) = reference {
@@ -273,6 +280,7 @@ fn write_reference(
         kv: kv_type(kv)?,
         context: check::CONTEXT,
         batch: BATCH,
+        profile: false,
     };
     let logits = model
         .open()

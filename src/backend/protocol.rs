@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Span;
 use crate::figure::Figure;
 use crate::journal::{Case, DomainEnergy, FailureKind, MemoryReading, Phase, Work};
 use crate::units::{Bytes, BytesPerS};
@@ -39,6 +40,8 @@ pub enum Job {
         phases: Vec<Phase>,
         /// Reference logits to check against.
         check: Option<Reference>,
+        /// Whether to note where the time of prefill and decode goes.
+        profile: bool,
         /// Root of a simulated powercap tree.
         powercap: Option<PathBuf>,
     },
@@ -91,6 +94,8 @@ pub enum Event {
         energy: Figure<Vec<DomainEnergy>>,
         /// Memory at its end.
         memory: Figure<MemoryReading>,
+        /// Where the time went, if that was asked for.
+        profile: Option<Vec<Span>>,
         /// What was done.
         work: Work,
     },

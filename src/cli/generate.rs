@@ -113,7 +113,13 @@ impl Args {
                 config.context
             ))
         })?;
-        let options = EngineOptions { threads, kv: self.kv, context, batch: native::BATCH.min(context) };
+        let options = EngineOptions {
+            threads,
+            kv: self.kv,
+            context,
+            batch: native::BATCH.min(context),
+            profile: false,
+        };
         let start = Instant::now();
         let mut engine = native::engine(&gguf, self.i2s_layout.into(), kernel, isa, options)?;
         drop(gguf);

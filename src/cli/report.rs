@@ -24,7 +24,8 @@ impl Args {
         let written = report::write_all(&self.dir, &contents.records)?;
         let summary = stats::summarize(&contents.records)?;
         let mut text = report::terminal_summary(&summary, terminal_width());
-        text += &format!("\n{}\n\n", report::verdict(&summary));
+        text += &format!("\n{}", report::terminal_profile(&summary, terminal_width()));
+        text += &format!("{}\n\n", report::verdict(&summary));
         for path in written {
             text += &format!("{}\n", path.display());
         }

@@ -24,6 +24,10 @@ pub(super) struct Args {
     /// Measure this GGUF file too (can be repeated)
     #[arg(long, value_name = "FILE")]
     model: Vec<PathBuf>,
+    /// Note where the time of prefill and decode goes, for profile.csv and a plot; on resumption the run
+    /// goes on as it began
+    #[arg(long, conflicts_with = "resume")]
+    profile: bool,
     /// Read energy from a simulated powercap tree; its figures are marked as simulated
     #[arg(long, value_name = "DIR", hide = true)]
     powercap: Option<PathBuf>,
@@ -38,7 +42,13 @@ impl Args {
                     Some(path) => Suite::load(&path)?,
                     None => Suite::quick()?,
                 };
-                start(suite, &RunOptions { models: self.model, out: self.out, powercap: self.powercap })?
+                let options = RunOptions {
+                    models: self.model,
+                    out: self.out,
+                    profile: self.profile,
+                    powercap: self.powercap,
+                };
+                start(suite, &options)?
             }
         };
         let dir = outcome.dir.display();
@@ -49,8 +59,9 @@ impl Args {
         }
         let summary = stats::summarize(&outcome.records)?;
         super::print(&format!(
-            "{}\n{}\n\nTables and plots: {dir}\n",
+            "{}\n{}{}\n\nTables and plots: {dir}\n",
             report::terminal_summary(&summary, super::report::terminal_width()),
+            report::terminal_profile(&summary, super::report::terminal_width()),
             report::verdict(&summary)
         ));
         // A case that cannot run here has not failed.

@@ -3,18 +3,28 @@
 //! Matrix products write panel-major buffers, `[panel of 32 rows][token][32]`, so that the threads that
 //! share a product's panels write contiguous, disjoint parts ([`Team::split`]). With one token that is
 //! a plain vector. All buffers are made beforehand: decoding does not allocate.
+//!
+//! A layer is five stages with a barrier behind each, and nothing between them: queries, keys and values;
+//! attention; its output; gate and up; down. What a product needs of the whole vector of one token, norm
+//! and quantization, every thread computes for itself: that takes a microsecond, and so does a barrier, but
+//! behind the barrier the others would wait. It is the same arithmetic in each, so the same bits. With a
+//! batch the tokens are shared out in a stage of their own instead.
+//!
+//! The residual stream is written in the stages of output and down only, which read other buffers; the
+//! borrows of each stage say so.
 
 use std::ops::Range;
 
-use bitjoule_kernels::vector::{self, Attend, KvElement, LANES};
-use bitjoule_kernels::{Isa, Matrix, PANEL_ROWS, Scratch, TokenInput};
+use bitjoule_kernels::vector::{self, ATTEND_TOKENS, Attend, KvElement, LANES};
+use bitjoule_kernels::{Format, Isa, Matrix, PANEL_ROWS, Scratch, TokenInput};
 
 use crate::error::{Error, Result};
 use crate::model::{Activation, Config, Model, RopePairs};
 use crate::units::Bytes;
 
 use super::cache::{Elements, KvType, Shape};
-use super::team::Team;
+use super::profile::{Laps, Operation, Span};
+use super::team::{Team, share};
 
 /// What an engine is made with.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +37,8 @@ pub struct EngineOptions {
     pub context: usize,
     /// Most tokens processed at a time; longer prompts are cut.
     pub batch: usize,
+    /// Whether to note where the time goes: see [`Engine::take_profile`].
+    pub profile: bool,
 }
 
 impl EngineOptions {
@@ -37,7 +49,7 @@ impl EngineOptions {
         let kv = (shape.layers * shape.layer_len()) as u64 * self.kv.bytes();
         // x, q/k/v, attention, feed-forward, inputs (f32 and int8), and a row of logits.
         let buffers = (self.batch * (4 * wide + config.hidden) * 5 + config.vocab * 4) as u64;
-        let locals = (self.threads * (wide * 40 + self.context * 4)) as u64;
+        let locals = (self.threads * (wide * 48 + self.context * 4 * ATTEND_TOKENS.min(self.batch))) as u64;
         Bytes(kv + buffers + locals)
     }
 }
@@ -58,9 +70,7 @@ pub struct Engine {
     isa: Isa,
     batch: usize,
     kv_type: KvType,
-    /// All threads, and the caller alone: for stages too small to be shared.
     team: Team,
-    solo: Team,
     shape: Shape,
     cache: Elements,
     /// Tokens in the cache.
@@ -81,7 +91,7 @@ struct Buffers {
     attention: Vec<f32>,
     /// Gated activation, panel-major.
     ffn: Vec<f32>,
-    /// Input of the next product, for each token.
+    /// Input of the next product, for each token of a batch.
     inputs: Vec<TokenInput>,
     /// Logits of the tokens that were asked for, panel-major.
     logits: Vec<f32>,
@@ -91,18 +101,23 @@ struct Buffers {
 #[derive(Debug)]
 struct Local {
     scratch: Scratch,
+    /// Input of a product for a single token.
+    input: TokenInput,
     /// A token's vector, or a panel's products.
     a: Vec<f32>,
-    /// Padded heads: query, own key, own value.
+    /// Padded heads of a few tokens: queries, own keys, own values.
     heads: [Vec<f32>; 3],
-    /// Attention weights.
+    /// Attention weights of a few tokens.
     scores: Vec<f32>,
+    /// On in the leader's working memory, if the engine was made so.
+    laps: Laps,
 }
 
 /// Cosines and sines of the rotary embedding, `[position][pair]`.
 #[derive(Debug)]
 struct Rope {
-    table: Vec<(f32, f32)>,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
     dim: usize,
     pairs: RopePairs,
 }
@@ -118,20 +133,27 @@ impl Rope {
                 (angle.cos() as f32, angle.sin() as f32)
             })
         });
-        Rope { table: table.collect(), dim, pairs: config.architecture.rope_pairs() }
+        let (cos, sin) = table.unzip();
+        Rope { cos, sin, dim, pairs: config.architecture.rope_pairs() }
     }
 
     /// Rotates a head in place.
-    fn rotate(&self, head: &mut [f32], position: usize) {
+    fn rotate(&self, isa: Isa, head: &mut [f32], position: usize) {
         let half = self.dim / 2;
-        for (i, &(cos, sin)) in self.table[position * half..][..half].iter().enumerate() {
-            let (a, b) = match self.pairs {
-                RopePairs::Halves => (i, i + half),
-                RopePairs::Neighbours => (2 * i, 2 * i + 1),
-            };
-            let (x, y) = (head[a], head[b]);
-            head[a] = x * cos - y * sin;
-            head[b] = x * sin + y * cos;
+        let angles = position * half..(position + 1) * half;
+        let (cos, sin) = (&self.cos[angles.clone()], &self.sin[angles]);
+        match self.pairs {
+            RopePairs::Halves => {
+                let (a, b) = head[..2 * half].split_at_mut(half);
+                vector::rotate(isa, a, b, cos, sin);
+            }
+            RopePairs::Neighbours => {
+                for ((pair, cos), sin) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
+                    let (x, y) = (pair[0], pair[1]);
+                    pair[0] = x * cos - y * sin;
+                    pair[1] = x * sin + y * cos;
+                }
+            }
         }
     }
 }
@@ -157,7 +179,7 @@ impl Engine {
     /// If the context exceeds what the model was made for.
     pub fn new(model: Model, options: EngineOptions) -> Result<Self> {
         let config = &model.config;
-        let EngineOptions { threads, kv, context, batch } = options;
+        let EngineOptions { threads, kv, context, batch, profile } = options;
         if context > config.context {
             return Err(Error::input(format!(
                 "a context of {context} tokens is more than the {} that the model was made for",
@@ -170,9 +192,9 @@ impl Engine {
         let heads = config.heads * config.head_dim;
         let widest = config.hidden.max(config.ffn).max(heads);
         let format = model.kernel.format();
-        let input = |i| {
+        let input = |tables| {
             let mut input = TokenInput::new(widest);
-            if i == 0 || !format.is_exact() {
+            if tables {
                 input.reserve_tables(model.isa, format, widest);
             }
             input
@@ -182,14 +204,17 @@ impl Engine {
             qkv: vec![0.0; padded(heads) + 2 * padded(config.kv_heads * config.head_dim)],
             attention: vec![0.0; config.heads * batch * shape.dim],
             ffn: vec![0.0; padded(config.ffn)],
-            inputs: (0..batch).map(input).collect(),
+            inputs: (0..batch).map(|_| input(!format.is_exact())).collect(),
             logits: vec![0.0; config.vocab.next_multiple_of(PANEL_ROWS)],
         };
-        let locals = (0..threads).map(|_| Local {
+        let few = ATTEND_TOKENS.min(batch);
+        let locals = (0..threads).map(|member| Local {
             scratch: Scratch::new(widest),
+            input: input(true),
             a: vec![0.0; widest.max(batch * PANEL_ROWS)],
-            heads: std::array::from_fn(|_| vec![0.0; shape.dim]),
-            scores: vec![0.0; context],
+            heads: std::array::from_fn(|_| vec![0.0; shape.dim * few]),
+            scores: vec![0.0; context * few],
+            laps: Laps::new(profile && member == 0),
         });
         Ok(Engine {
             locals: locals.collect(),
@@ -199,7 +224,6 @@ impl Engine {
             position: 0,
             shape,
             team: Team::new(threads),
-            solo: Team::new(1),
             isa: model.isa,
             batch,
             kv_type: kv,
@@ -222,6 +246,11 @@ impl Engine {
         self.position = 0;
     }
 
+    /// Where the time of all passes since the last call went, if the engine was made to note it.
+    pub fn take_profile(&mut self) -> Option<Vec<Span>> {
+        self.locals[0].laps.take()
+    }
+
     /// Bytes that one decode step must read with `context` tokens in the cache: every multiplied weight
     /// once, at its format's bits, and the keys and values. Norms and the one embedding row are left
     /// out: together they are less than a thousandth.
@@ -241,9 +270,7 @@ impl Engine {
         self.team.split(&mut checksums, 1, &mut self.locals, |members, sums, _| {
             for (member, sum) in members.zip(sums) {
                 for matrix in model.multiplied() {
-                    let panels = matrix.panels();
-                    let own = panels * member / threads..panels * (member + 1) / threads;
-                    *sum = sum.wrapping_add(matrix.read(own));
+                    *sum = sum.wrapping_add(matrix.read(share(matrix.panels(), member, threads)));
                 }
             }
         });
@@ -328,29 +355,19 @@ impl Engine {
 
     /// Appends a batch and computes the logits of the tokens `wanted`.
     fn forward(&mut self, tokens: &[u32], wanted: Range<usize>) {
-        let n = tokens.len();
-        let team = if n == 1 { &self.solo } else { &self.team };
-        let (embedding, x) = (&self.model.embedding, &mut self.buffers.x);
-        let x = &mut x[..self.model.config.hidden.next_multiple_of(PANEL_ROWS) * n];
-        for (t, &token) in tokens.iter().enumerate() {
-            let row = &mut self.locals[0].a[..embedding.cols()];
-            embedding.row(token as usize, row);
-            for (panel, part) in row.chunks(PANEL_ROWS).enumerate() {
-                x[(panel * n + t) * PANEL_ROWS..][..part.len()].copy_from_slice(part);
-            }
-        }
+        self.locals[0].laps.start();
         let mut pass = Pass {
             model: &self.model,
             isa: self.isa,
             team: &self.team,
-            small: team,
-            n,
+            n: tokens.len(),
             position: self.position,
             shape: self.shape,
             rope: &self.rope,
             buffers: &mut self.buffers,
             locals: &mut self.locals,
         };
+        pass.embed(tokens);
         for layer in 0..self.model.config.layers {
             let range = layer * self.shape.layer_len()..(layer + 1) * self.shape.layer_len();
             match &mut self.cache {
@@ -359,7 +376,7 @@ impl Engine {
             }
         }
         pass.head(wanted);
-        self.position += n;
+        self.position += tokens.len();
     }
 }
 
@@ -368,8 +385,6 @@ struct Pass<'a> {
     model: &'a Model,
     isa: Isa,
     team: &'a Team,
-    /// The team for stages that do little for each token: the caller alone, for one token.
-    small: &'a Team,
     n: usize,
     position: usize,
     shape: Shape,
@@ -378,143 +393,246 @@ struct Pass<'a> {
     locals: &'a mut [Local],
 }
 
-impl Pass<'_> {
+/// A vector for each token, in parts: part p of token t is at `(p * n + t) * stride`.
+#[derive(Clone, Copy)]
+struct Vectors<'a> {
+    data: &'a [f32],
+    n: usize,
+    /// Elements of a part.
+    part: usize,
+    /// From one part to the next.
+    stride: usize,
+}
+
+impl<'a> Vectors<'a> {
+    /// The first `len` elements of token `t`: where they are if they lie side by side, else in `room`.
+    fn get<'r>(self, t: usize, len: usize, room: &'r mut [f32]) -> &'r [f32]
+    where
+        'a: 'r,
+    {
+        if self.n == 1 && self.part == self.stride {
+            return &self.data[..len];
+        }
+        let room = &mut room[..len];
+        for (part, out) in room.chunks_mut(self.part).enumerate() {
+            out.copy_from_slice(&self.data[(part * self.n + t) * self.stride..][..out.len()]);
+        }
+        room
+    }
+}
+
+/// How the inputs of a product come from vectors.
+#[derive(Clone, Copy)]
+struct Preparation<'a> {
+    isa: Isa,
+    /// Elements of a vector.
+    len: usize,
+    norm: Option<&'a [f32]>,
+    eps: f32,
+    /// Format of the ternary matrices that the inputs are for; others take them as they are.
+    ternary: Option<Format>,
+}
+
+impl Preparation<'_> {
+    /// The input of token `t`.
+    fn fill(self, vectors: Vectors<'_>, t: usize, room: &mut [f32], input: &mut TokenInput) {
+        let vector = vectors.get(t, self.len, room);
+        let values = input.values_mut(self.len);
+        match self.norm {
+            Some(weight) => vector::rms_norm(self.isa, vector, weight, self.eps, values),
+            None => values.copy_from_slice(vector),
+        }
+        if let Some(format) = self.ternary {
+            input.quantize(self.isa);
+            // A batch is multiplied by tables only if the format cannot do otherwise.
+            if vectors.n == 1 || !format.is_exact() {
+                input.tabulate(self.isa, format, self.len);
+            }
+        }
+    }
+
+    /// The inputs within a stage of a product: a batch's are made beforehand, those of a single token by
+    /// each thread for itself, in `own`. `matrices` with the panels that this thread is about to
+    /// multiply: their memory is asked for before the inputs are computed, which hides some of the wait
+    /// for it.
+    fn inputs<'l>(
+        self,
+        batch: &'l [TokenInput],
+        vectors: Vectors<'_>,
+        own: &'l mut TokenInput,
+        room: &mut [f32],
+        laps: &mut Laps,
+        prefetch: impl FnOnce(),
+    ) -> &'l [TokenInput] {
+        if vectors.n > 1 {
+            return batch;
+        }
+        prefetch();
+        self.fill(vectors, 0, room, own);
+        laps.work(Operation::NormQuantize);
+        std::slice::from_ref(own)
+    }
+}
+
+/// The buffer that inputs are taken from.
+#[derive(Clone, Copy)]
+enum Source {
+    Residual,
+    Attention,
+    Ffn,
+}
+
+impl<'a> Pass<'a> {
+    /// Writes the tokens' rows of the embedding to the residual stream.
+    fn embed(&mut self, tokens: &[u32]) {
+        let (n, embedding) = (self.n, &self.model.embedding);
+        let Buffers { x, inputs, .. } = &mut *self.buffers;
+        let hidden = embedding.cols();
+        if n == 1 {
+            embedding.row(tokens[0] as usize, &mut x[..hidden]);
+            self.locals[0].laps.work(Operation::Embedding);
+            return;
+        }
+        self.team.split(&mut inputs[..n], 1, self.locals, |range, inputs, local| {
+            for (t, input) in range.zip(inputs) {
+                embedding.row(tokens[t] as usize, input.values_mut(hidden));
+            }
+            local.laps.work(Operation::Embedding);
+        });
+        self.locals[0].laps.wait(Operation::Embedding);
+        let (inputs, unit) = (&inputs[..n], n * PANEL_ROWS);
+        let x = &mut x[..hidden.div_ceil(PANEL_ROWS) * unit];
+        self.team.split(x, unit, self.locals, |panels, x, local| {
+            for (panel, x) in panels.zip(x.chunks_exact_mut(unit)) {
+                let rows = panel * PANEL_ROWS..((panel + 1) * PANEL_ROWS).min(hidden);
+                for (input, x) in inputs.iter().zip(x.chunks_exact_mut(PANEL_ROWS)) {
+                    x[..rows.len()].copy_from_slice(&input.values()[rows.clone()]);
+                }
+            }
+            local.laps.work(Operation::Embedding);
+        });
+        self.locals[0].laps.wait(Operation::Embedding);
+    }
+
     fn layer<T: KvElement>(&mut self, index: usize, cache: &mut [T]) {
         let layer = &self.model.layers[index];
-        let quantize = self.model.kernel.is_ternary();
-        self.normed_inputs(&layer.attn_norm, quantize);
-        self.qkv(&[&layer.q, &layer.k, &layer.v]);
-        self.store(cache);
+        let ternary = Some(self.model.kernel.format()).filter(|f| f.is_ternary());
+        let (attn_sub_norm, ffn_sub_norm) = (layer.attn_sub_norm.as_deref(), layer.ffn_sub_norm.as_deref());
+        let config = &self.model.config;
+
+        let prepare = self.prepare(Source::Residual, config.hidden, Some(&layer.attn_norm), ternary);
+        self.qkv(prepare, &[&layer.q, &layer.k, &layer.v]);
+        if self.n > 1 {
+            self.store(cache);
+        }
         self.attention(cache);
-        self.attention_inputs(layer.attn_sub_norm.as_deref(), quantize);
-        self.add_product(&layer.o);
-        self.normed_inputs(&layer.ffn_norm, quantize);
-        self.gate_up(&layer.gate, &layer.up);
-        self.ffn_inputs(layer.ffn_sub_norm.as_deref(), quantize);
-        self.add_product(&layer.down);
+        let heads = config.heads * config.head_dim;
+        let prepare = self.prepare(Source::Attention, heads, attn_sub_norm, ternary);
+        self.attention_output(prepare, &layer.o, cache);
+        let prepare = self.prepare(Source::Residual, config.hidden, Some(&layer.ffn_norm), ternary);
+        self.gate_up(prepare, &layer.gate, &layer.up);
+        let prepare = self.prepare(Source::Ffn, config.ffn, ffn_sub_norm, ternary);
+        self.down(prepare, &layer.down);
     }
 
-    /// Inputs of the next product: `fill` gets a token's number and writes its vector of `len`
-    /// elements; then the norm, if there is one, and quantization, if the kernel wants it.
-    fn inputs(
+    /// How the inputs of the next product are made; for a batch, they are.
+    fn prepare<'m>(
         &mut self,
+        source: Source,
         len: usize,
-        norm: Option<&[f32]>,
-        quantize: bool,
-        fill: impl Fn(&Sources<'_>, usize, &mut [f32]) + Sync,
-    ) {
-        let (isa, eps) = (self.isa, self.model.config.norm_eps);
-        let format = self.model.kernel.format();
-        let tabulate = self.n == 1 || !format.is_exact();
+        norm: Option<&'m [f32]>,
+        ternary: Option<Format>,
+    ) -> Preparation<'m> {
+        let preparation = Preparation { isa: self.isa, len, norm, eps: self.model.config.norm_eps, ternary };
+        if self.n > 1 {
+            self.prepare_batch(preparation, source, 0..self.n);
+        }
+        preparation
+    }
+
+    /// Makes the inputs of some tokens of a batch, each by one thread.
+    fn prepare_batch(&mut self, preparation: Preparation<'_>, source: Source, tokens: Range<usize>) {
+        let (n, config, shape) = (self.n, &self.model.config, self.shape);
         let Buffers { x, attention, ffn, inputs, .. } = &mut *self.buffers;
-        let buffers = Sources { x, attention, ffn };
-        self.small.split(&mut inputs[..self.n], 1, self.locals, |range, inputs, local| {
+        let vectors = match source {
+            Source::Residual => panels(x, n),
+            Source::Attention => heads(attention, n, config, shape),
+            Source::Ffn => panels(ffn, n),
+        };
+        let first = tokens.start;
+        self.team.split(&mut inputs[tokens], 1, self.locals, |range, inputs, local| {
             for (t, input) in range.zip(inputs) {
-                match norm {
-                    Some(weight) => {
-                        fill(&buffers, t, &mut local.a[..len]);
-                        vector::rms_norm(isa, &local.a[..len], weight, eps, input.values_mut(len));
-                    }
-                    None => fill(&buffers, t, input.values_mut(len)),
-                }
-                if quantize {
-                    input.quantize(isa);
-                    if tabulate {
-                        input.tabulate(isa, format, len);
-                    }
-                }
+                preparation.fill(vectors, first + t, &mut local.a, input);
             }
+            local.laps.work(Operation::NormQuantize);
         });
-    }
-
-    /// Inputs from the residual stream.
-    fn normed_inputs(&mut self, norm: &[f32], quantize: bool) {
-        let n = self.n;
-        self.inputs(norm.len(), Some(norm), quantize, |b, t, out| gather(b.x, n, t, 0..out.len(), out));
-    }
-
-    /// Inputs from the result of attention.
-    fn attention_inputs(&mut self, norm: Option<&[f32]>, quantize: bool) {
-        let (n, dim, padded) = (self.n, self.model.config.head_dim, self.shape.dim);
-        self.inputs(self.model.config.heads * dim, norm, quantize, |b, t, out| {
-            for (head, out) in out.chunks_exact_mut(dim).enumerate() {
-                out.copy_from_slice(&b.attention[(head * n + t) * padded..][..dim]);
-            }
-        });
-    }
-
-    /// Inputs from the gated activation.
-    fn ffn_inputs(&mut self, norm: Option<&[f32]>, quantize: bool) {
-        let n = self.n;
-        self.inputs(self.model.config.ffn, norm, quantize, |b, t, out| {
-            gather(b.ffn, n, t, 0..out.len(), out)
-        });
+        self.locals[0].laps.wait(Operation::NormQuantize);
     }
 
     /// Queries, keys and values, in one stage.
-    fn qkv(&mut self, matrices: &[&Matrix; 3]) {
-        let unit = self.n * PANEL_ROWS;
-        let panels: usize = matrices.iter().map(|m| m.panels()).sum();
-        let Buffers { qkv, inputs, .. } = &mut *self.buffers;
-        let inputs = &inputs[..self.n];
-        self.team.split(&mut qkv[..panels * unit], unit, self.locals, |range, mut out, local| {
+    fn qkv(&mut self, preparation: Preparation<'_>, matrices: &[&Matrix; 3]) {
+        let (n, unit) = (self.n, self.n * PANEL_ROWS);
+        let all: usize = matrices.iter().map(|m| m.panels()).sum();
+        let Buffers { x, qkv, inputs, .. } = &mut *self.buffers;
+        let (batch, vectors) = (&inputs[..n], panels(x, n));
+        self.team.split(&mut qkv[..all * unit], unit, self.locals, |range, mut out, local| {
+            let Local { scratch, input, a, laps, .. } = local;
+            // The parts of `range` that are in each of the matrices, as panels of it.
             let mut first = 0;
-            for matrix in matrices {
+            let parts = matrices.map(|matrix| {
                 let own = first..first + matrix.panels();
                 first = own.end;
                 let (start, end) = (range.start.max(own.start), range.end.min(own.end));
-                if start < end {
-                    let (now, later) = out.split_at_mut((end - start) * unit);
-                    out = later;
-                    matrix.mul(start - own.start..end - own.start, inputs, &mut local.scratch, now);
-                }
+                (matrix, start.saturating_sub(own.start)..end.saturating_sub(own.start))
+            });
+            let parts = || parts.iter().filter(|(_, panels)| !panels.is_empty());
+            let inputs = preparation.inputs(batch, vectors, input, a, laps, || {
+                parts().take(1).for_each(|(matrix, panels)| matrix.prefetch(panels.clone()));
+            });
+            for (matrix, panels) in parts() {
+                let (now, later) = out.split_at_mut(panels.len() * unit);
+                out = later;
+                matrix.mul(panels.clone(), inputs, scratch, now);
             }
+            laps.work(Operation::Qkv);
         });
+        self.locals[0].laps.wait(Operation::Qkv);
     }
 
-    /// Start of the queries (0), keys (1) or values (2) in `qkv`.
-    fn qkv_start(&self, part: usize) -> usize {
-        let config = &self.model.config;
-        let q = (config.heads * config.head_dim).next_multiple_of(PANEL_ROWS);
-        let kv = (config.kv_heads * config.head_dim).next_multiple_of(PANEL_ROWS);
-        [0, q, q + kv][part] * self.n
-    }
-
-    /// Rotates the keys and puts keys and values into the cache.
+    /// Puts a batch's keys and values into the cache.
     fn store<T: KvElement>(&mut self, cache: &mut [T]) {
-        let (n, position, shape, rope) = (self.n, self.position, self.shape, self.rope);
-        let dim = self.model.config.head_dim;
-        let keys = &self.buffers.qkv[self.qkv_start(1)..];
-        let values = &self.buffers.qkv[self.qkv_start(2)..];
-        self.small.split(cache, shape.head_len(), self.locals, |heads, cache, local| {
-            for (head, cache) in heads.zip(cache.chunks_exact_mut(shape.head_len())) {
-                let (cached_keys, cached_values) = cache.split_at_mut(shape.context * shape.dim);
-                let rows = head * dim..(head + 1) * dim;
-                for t in 0..n {
-                    let at = (position + t) * shape.dim..(position + t + 1) * shape.dim;
-                    let mut put = |from: &[f32], to: &mut [T], rotate: bool| {
-                        gather(from, n, t, rows.clone(), &mut local.heads[0][..dim]);
-                        if rotate {
-                            rope.rotate(&mut local.heads[0][..dim], position + t);
-                        }
-                        for (to, x) in to[at.clone()].iter_mut().zip(&local.heads[0][..dim]) {
-                            *to = T::from_f32(*x);
-                        }
-                    };
-                    put(keys, cached_keys, true);
-                    put(values, cached_values, false);
-                }
+        let put = self.put();
+        let qkv = &self.buffers.qkv[..];
+        let unit = self.shape.head_len();
+        self.team.split(cache, unit, self.locals, |heads, cache, local| {
+            for (head, cache) in heads.zip(cache.chunks_exact_mut(unit)) {
+                put.head(qkv, head, cache, &mut local.heads[0]);
             }
+            local.laps.work(Operation::Attention);
         });
+        self.locals[0].laps.wait(Operation::Attention);
     }
 
-    /// Attention of every head over all tokens up to its own.
+    /// What it takes to put keys and values into the cache.
+    fn put(&self) -> Put<'a> {
+        Put {
+            isa: self.isa,
+            rope: self.rope,
+            shape: self.shape,
+            n: self.n,
+            position: self.position,
+            dim: self.model.config.head_dim,
+            starts: qkv_starts(&self.model.config, self.n),
+        }
+    }
+
+    /// Attention of every head over all tokens up to its own, a few tokens at a time.
     fn attention<T: KvElement>(&mut self, cache: &[T]) {
         let (n, position, shape, rope, isa) = (self.n, self.position, self.shape, self.rope, self.isa);
         let config = &self.model.config;
         let (dim, group) = (config.head_dim, config.heads / config.kv_heads);
         let scale = 1.0 / (dim as f32).sqrt();
-        let starts = [0, 1, 2].map(|part| self.qkv_start(part));
+        let starts = qkv_starts(config, n);
         let Buffers { qkv, attention, .. } = &mut *self.buffers;
         let [queries, own_keys, own_values] = starts.map(|start| &qkv[start..]);
         let out = &mut attention[..config.heads * n * shape.dim];
@@ -523,65 +641,106 @@ impl Pass<'_> {
                 let cache = &cache[head / group * shape.head_len()..][..shape.head_len()];
                 let (keys, values) = cache.split_at(shape.context * shape.dim);
                 let rows = |head: usize| head * dim..(head + 1) * dim;
-                for (t, out) in out.chunks_exact_mut(shape.dim).enumerate() {
-                    let before = position + t;
-                    let [query, own_key, own_value] = &mut local.heads;
-                    gather(queries, n, t, rows(head), &mut query[..dim]);
-                    gather(own_keys, n, t, rows(head / group), &mut own_key[..dim]);
-                    gather(own_values, n, t, rows(head / group), &mut own_value[..dim]);
-                    rope.rotate(&mut query[..dim], before);
-                    rope.rotate(&mut own_key[..dim], before);
+                let tiles = out.chunks_mut(ATTEND_TOKENS * shape.dim);
+                for (first, out) in (0..n).step_by(ATTEND_TOKENS).zip(tiles) {
+                    let tokens = out.len() / shape.dim;
+                    let before = position + first;
+                    let [query, own_key, own_value] = local.heads.each_mut().map(|h| &mut h[..out.len()]);
+                    for t in 0..tokens {
+                        let at = t * shape.dim..t * shape.dim + dim;
+                        gather(queries, n, first + t, rows(head), &mut query[at.clone()]);
+                        gather(own_keys, n, first + t, rows(head / group), &mut own_key[at.clone()]);
+                        gather(own_values, n, first + t, rows(head / group), &mut own_value[at.clone()]);
+                        rope.rotate(isa, &mut query[at.clone()], before + t);
+                        rope.rotate(isa, &mut own_key[at], before + t);
+                    }
+                    let cached = (before + tokens - 1) * shape.dim;
                     let args = Attend {
                         query,
-                        keys: &keys[..before * shape.dim],
-                        values: &values[..before * shape.dim],
+                        keys: &keys[..cached],
+                        values: &values[..cached],
                         own_key,
                         own_value,
                         scale,
-                        scores: &mut local.scores[..before + 1],
+                        scores: &mut local.scores[..tokens * (before + tokens)],
                         out,
                     };
-                    vector::attend(isa, args);
+                    vector::attend_tokens(isa, tokens, args);
                 }
             }
+            local.laps.work(Operation::Attention);
         });
+        self.locals[0].laps.wait(Operation::Attention);
     }
 
-    /// Adds a product to the residual stream.
-    fn add_product(&mut self, matrix: &Matrix) {
-        let unit = self.n * PANEL_ROWS;
-        let Buffers { x, inputs, .. } = &mut *self.buffers;
-        let inputs = &inputs[..self.n];
-        self.team.split(&mut x[..matrix.panels() * unit], unit, self.locals, |panels, x, local| {
-            for (panels, x) in
-                groups(panels, unit, local.a.len()).zip(x.chunks_mut(group_len(unit, local.a.len())))
-            {
-                let product = &mut local.a[..x.len()];
-                matrix.mul(panels, inputs, &mut local.scratch, product);
-                x.iter_mut().zip(product).for_each(|(x, y)| *x += *y);
+    /// Adds the product with the result of attention to the residual stream. A single token's keys and
+    /// values are put into the cache here, where nobody reads it: its own attention does not need them
+    /// there, and a stage of their own would be a barrier more.
+    fn attention_output<T: KvElement>(
+        &mut self,
+        preparation: Preparation<'_>,
+        matrix: &Matrix,
+        cache: &mut [T],
+    ) {
+        let (n, unit, head_len) = (self.n, self.n * PANEL_ROWS, self.shape.head_len());
+        let put = self.put();
+        let Buffers { x, attention, inputs, qkv, .. } = &mut *self.buffers;
+        let (batch, qkv) = (&inputs[..n], &qkv[..]);
+        let vectors = heads(attention, n, &self.model.config, self.shape);
+        let x = &mut x[..matrix.panels() * unit];
+        let cache = if n == 1 { cache } else { &mut [] };
+        self.team.split_two((x, unit), (cache, head_len), self.locals, |panels, x, heads, cache, local| {
+            let Local { scratch, input, a, laps, heads: room, .. } = local;
+            let inputs =
+                preparation.inputs(batch, vectors, input, a, laps, || matrix.prefetch(panels.clone()));
+            for (head, cache) in heads.zip(cache.chunks_exact_mut(head_len)) {
+                put.head(qkv, head, cache, &mut room[0]);
             }
+            if n == 1 {
+                laps.work(Operation::Attention);
+            }
+            add_product(matrix, panels, unit, inputs, scratch, a, x);
+            laps.work(Operation::AttnOutput);
         });
+        self.locals[0].laps.wait(Operation::AttnOutput);
     }
 
     /// The gated activation, each thread for its own rows, so that it needs nothing of the others.
-    fn gate_up(&mut self, gate: &Matrix, up: &Matrix) {
-        let (isa, unit) = (self.isa, self.n * PANEL_ROWS);
+    fn gate_up(&mut self, preparation: Preparation<'_>, gate: &Matrix, up: &Matrix) {
+        let (isa, n, unit) = (self.isa, self.n, self.n * PANEL_ROWS);
         let activation = self.model.config.architecture.activation();
-        let Buffers { ffn, inputs, .. } = &mut *self.buffers;
-        let inputs = &inputs[..self.n];
+        let Buffers { x, ffn, inputs, .. } = &mut *self.buffers;
+        let (batch, vectors) = (&inputs[..n], panels(x, n));
         self.team.split(&mut ffn[..up.panels() * unit], unit, self.locals, |panels, out, local| {
-            for (panels, out) in
-                groups(panels, unit, local.a.len()).zip(out.chunks_mut(group_len(unit, local.a.len())))
-            {
-                let gated = &mut local.a[..out.len()];
-                gate.mul(panels.clone(), inputs, &mut local.scratch, gated);
-                up.mul(panels, inputs, &mut local.scratch, out);
+            let Local { scratch, input, a, laps, .. } = local;
+            let inputs = preparation.inputs(batch, vectors, input, a, laps, || gate.prefetch(panels.clone()));
+            for (panels, out) in groups(panels, unit, a.len()).zip(out.chunks_mut(group_len(unit, a.len()))) {
+                let gated = &mut a[..out.len()];
+                gate.mul(panels.clone(), inputs, scratch, gated);
+                up.mul(panels, inputs, scratch, out);
                 match activation {
                     Activation::Silu => vector::silu_mul(isa, gated, out),
                     Activation::Relu2 => vector::relu2_mul(isa, gated, out),
                 }
             }
+            laps.work(Operation::GateUp);
         });
+        self.locals[0].laps.wait(Operation::GateUp);
+    }
+
+    /// Adds the product with the gated activation to the residual stream.
+    fn down(&mut self, preparation: Preparation<'_>, matrix: &Matrix) {
+        let (n, unit) = (self.n, self.n * PANEL_ROWS);
+        let Buffers { x, ffn, inputs, .. } = &mut *self.buffers;
+        let (batch, vectors) = (&inputs[..n], panels(ffn, n));
+        self.team.split(&mut x[..matrix.panels() * unit], unit, self.locals, |panels, x, local| {
+            let Local { scratch, input, a, laps, .. } = local;
+            let inputs =
+                preparation.inputs(batch, vectors, input, a, laps, || matrix.prefetch(panels.clone()));
+            add_product(matrix, panels, unit, inputs, scratch, a, x);
+            laps.work(Operation::Down);
+        });
+        self.locals[0].laps.wait(Operation::Down);
     }
 
     /// Logits of the tokens `wanted`, from unquantized inputs.
@@ -589,13 +748,86 @@ impl Pass<'_> {
         if wanted.is_empty() {
             return;
         }
-        self.normed_inputs(&self.model.output_norm, false);
+        let (isa, n, config) = (self.isa, self.n, &self.model.config);
+        let norm = Some(&self.model.output_norm[..]);
+        let preparation = Preparation { isa, len: config.hidden, norm, eps: config.norm_eps, ternary: None };
+        if n > 1 {
+            self.prepare_batch(preparation, Source::Residual, wanted.clone());
+        }
         let (head, unit) = (self.model.head(), wanted.len() * PANEL_ROWS);
-        let Buffers { logits, inputs, .. } = &mut *self.buffers;
-        let inputs = &inputs[wanted];
+        let Buffers { x, logits, inputs, .. } = &mut *self.buffers;
+        let (batch, vectors) = (&inputs[wanted], panels(x, n));
         self.team.split(&mut logits[..head.panels() * unit], unit, self.locals, |panels, out, local| {
-            head.mul(panels, inputs, &mut local.scratch, out);
+            let Local { scratch, input, a, laps, .. } = local;
+            let inputs = preparation.inputs(batch, vectors, input, a, laps, || head.prefetch(panels.clone()));
+            head.mul(panels, inputs, scratch, out);
+            laps.work(Operation::Head);
         });
+        self.locals[0].laps.wait(Operation::Head);
+    }
+}
+
+/// The vectors in a panel-major buffer of `n` tokens.
+fn panels(data: &[f32], n: usize) -> Vectors<'_> {
+    Vectors { data, n, part: PANEL_ROWS, stride: PANEL_ROWS }
+}
+
+/// The vectors in the result of attention.
+fn heads<'a>(data: &'a [f32], n: usize, config: &Config, shape: Shape) -> Vectors<'a> {
+    Vectors { data, n, part: config.head_dim, stride: shape.dim }
+}
+
+/// Starts of queries, keys and values of `n` tokens in their buffer.
+fn qkv_starts(config: &Config, n: usize) -> [usize; 3] {
+    let q = (config.heads * config.head_dim).next_multiple_of(PANEL_ROWS);
+    let kv = (config.kv_heads * config.head_dim).next_multiple_of(PANEL_ROWS);
+    [0, q * n, (q + kv) * n]
+}
+
+/// Puts keys, which it rotates, and values into the cache.
+struct Put<'a> {
+    isa: Isa,
+    rope: &'a Rope,
+    shape: Shape,
+    n: usize,
+    position: usize,
+    dim: usize,
+    starts: [usize; 3],
+}
+
+impl Put<'_> {
+    /// Those of all tokens of the batch for one head, whose part of the cache is `cache`.
+    fn head<T: KvElement>(&self, qkv: &[f32], head: usize, cache: &mut [T], room: &mut [f32]) {
+        let &Put { isa, shape, n, position, dim, starts: [_, keys, values], .. } = self;
+        let (cached_keys, cached_values) = cache.split_at_mut(shape.context * shape.dim);
+        let room = &mut room[..dim];
+        for t in 0..n {
+            let at = (position + t) * shape.dim..(position + t) * shape.dim + dim;
+            gather(&qkv[keys..], n, t, head * dim..(head + 1) * dim, room);
+            self.rope.rotate(isa, room, position + t);
+            vector::to_cache(isa, room, &mut cached_keys[at.clone()]);
+            gather(&qkv[values..], n, t, head * dim..(head + 1) * dim, room);
+            vector::to_cache(isa, room, &mut cached_values[at]);
+        }
+    }
+}
+
+/// Adds the product of some panels to `x`, which is theirs.
+#[allow(clippy::too_many_arguments, reason = "the borrows of a stage, one by one")]
+fn add_product(
+    matrix: &Matrix,
+    panels: Range<usize>,
+    unit: usize,
+    inputs: &[TokenInput],
+    scratch: &mut Scratch,
+    room: &mut [f32],
+    x: &mut [f32],
+) {
+    let len = group_len(unit, room.len());
+    for (panels, x) in groups(panels, unit, room.len()).zip(x.chunks_mut(len)) {
+        let product = &mut room[..x.len()];
+        matrix.mul(panels, inputs, scratch, product);
+        x.iter_mut().zip(product).for_each(|(x, y)| *x += *y);
     }
 }
 
@@ -609,11 +841,4 @@ fn group_len(unit: usize, room: usize) -> usize {
 fn groups(panels: Range<usize>, unit: usize, room: usize) -> impl Iterator<Item = Range<usize>> {
     let n = group_len(unit, room) / unit;
     panels.clone().step_by(n).map(move |first| first..(first + n).min(panels.end))
-}
-
-/// The buffers that inputs are taken from.
-struct Sources<'a> {
-    x: &'a [f32],
-    attention: &'a [f32],
-    ffn: &'a [f32],
 }

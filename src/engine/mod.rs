@@ -2,10 +2,12 @@
 
 mod cache;
 mod forward;
+mod profile;
 mod sampler;
 mod team;
 
 pub use cache::KvType;
 pub use forward::{Engine, EngineOptions};
+pub use profile::{Operation, Span};
 pub use sampler::{Sampler, Sampling, argmax};
 pub use team::{Team, allowed_cpus};

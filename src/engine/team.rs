@@ -8,7 +8,7 @@
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
@@ -20,27 +20,30 @@ const SPINS: u32 = 20_000;
 const YIELDS: u32 = 200;
 
 /// A stage: what each member does, given its number.
-type Job = *const (dyn Fn(usize) + Sync);
+type Job<'a> = &'a (dyn Fn(usize) + Sync);
+
+/// Keeps what one thread writes and others wait for in cache lines of its own (two, because the
+/// prefetcher fetches pairs).
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Apart<T>(T);
 
 #[derive(Debug)]
 struct Shared {
     /// Number of the stage; changing it starts the stage.
-    stage: AtomicU32,
+    stage: Apart<AtomicU32>,
     /// Members that have finished it.
-    done: AtomicU32,
-    job: Mutex<Option<JobCell>>,
+    done: Apart<AtomicU32>,
+    /// Where the stage's [`Job`] is. Written before `stage` changes, read after that was seen.
+    job: AtomicPtr<Job<'static>>,
     stop: AtomicBool,
+    /// Whether `panic` holds something: the leader looks at every stage's end, and a lock costs more.
+    panicked: AtomicBool,
     /// The first panic of a member in this stage.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     asleep: Vec<AtomicBool>,
     spins: u32,
 }
-
-#[derive(Debug, Clone, Copy)]
-struct JobCell(Job);
-
-// SAFETY: the pointee is `Sync`, and `Team::run` keeps it alive until every member is done with it.
-unsafe impl Send for JobCell {}
 
 /// Threads that work on one stage at a time; the thread that owns the team is member 0.
 #[derive(Debug)]
@@ -78,10 +81,11 @@ impl Team {
         // With fewer CPUs than members, a spinning member keeps another from working.
         let spins = if cpus.is_empty() && threads > 1 { 0 } else { SPINS };
         let shared = Arc::new(Shared {
-            stage: AtomicU32::new(0),
-            done: AtomicU32::new(0),
-            job: Mutex::new(None),
+            stage: Apart::default(),
+            done: Apart::default(),
+            job: AtomicPtr::new(std::ptr::null_mut()),
             stop: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
             panic: Mutex::new(None),
             asleep: (0..threads).map(|_| AtomicBool::new(false)).collect(),
             spins,
@@ -121,17 +125,16 @@ impl Team {
     ///
     /// # Panics
     /// With the panic of a member.
-    fn run(&self, job: &(dyn Fn(usize) + Sync)) {
+    fn run(&self, job: Job<'_>) {
         if self.workers.is_empty() {
             return job(0);
         }
         let shared = &*self.shared;
-        // SAFETY: only the lifetime changes. The pointer is used by members between the start of this
-        // stage and their last access to `done`, for which this function waits, whatever panics.
-        let erased: Job = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job) };
-        *lock(&shared.job) = Some(JobCell(erased));
-        shared.done.store(0, Ordering::Relaxed);
-        shared.stage.fetch_add(1, Ordering::SeqCst);
+        // Members use `job` itself, which is on this stack, between the start of the stage and their
+        // last access to `done`, for which this function waits, whatever panics.
+        shared.job.store((&raw const job).cast::<Job<'static>>().cast_mut(), Ordering::Relaxed);
+        shared.done.0.store(0, Ordering::Relaxed);
+        shared.stage.0.fetch_add(1, Ordering::SeqCst);
         for (worker, asleep) in self.workers.iter().zip(&shared.asleep[1..]) {
             if asleep.load(Ordering::SeqCst) {
                 worker.thread().unpark();
@@ -139,10 +142,16 @@ impl Team {
         }
         let own = catch_unwind(AssertUnwindSafe(|| job(0)));
         let mut waited = 0;
-        while shared.done.load(Ordering::Acquire) as usize != self.workers.len() {
+        while shared.done.0.load(Ordering::Acquire) as usize != self.workers.len() {
             wait(&mut waited, shared.spins);
         }
-        let member = lock(&shared.panic).take();
+        let member = match shared.panicked.load(Ordering::Relaxed) {
+            true => {
+                shared.panicked.store(false, Ordering::Relaxed);
+                lock(&shared.panic).take()
+            }
+            false => None,
+        };
         if let Some(panic) = own.err().or(member) {
             resume_unwind(panic);
         }
@@ -162,24 +171,52 @@ impl Team {
         locals: &mut [L],
         f: impl Fn(Range<usize>, &mut [T], &mut L) + Sync,
     ) {
-        assert!(unit > 0 && out.len().is_multiple_of(unit), "whole units");
-        assert!(locals.len() >= self.threads(), "locals for each member");
-        let (units, threads) = (out.len() / unit, self.threads());
-        let out = Parts(out.as_mut_ptr());
-        let locals = Parts(locals.as_mut_ptr());
-        self.run(&|member| {
-            let range = units * member / threads..units * (member + 1) / threads;
-            if range.is_empty() {
-                return;
-            }
-            // SAFETY: the ranges of different members are disjoint and within `out`, each member has its
-            // own element of `locals`, and `run` calls each member once and returns only when all are
-            // done, within the borrows of both.
-            let (part, local) =
-                unsafe { (out.part(range.start * unit, range.len() * unit), locals.part(member, 1)) };
-            f(range, part, &mut local[0]);
+        self.split_two((out, unit), (&mut [], 1), locals, |range, out, _, _: &mut [()], local| {
+            f(range, out, local);
         });
     }
+
+    /// [`split`](Self::split) of two buffers at once, each given with its unit and shared out by itself.
+    /// Members without a unit of either are not called.
+    ///
+    /// # Panics
+    /// As [`split`](Self::split).
+    pub fn split_two<T: Send, U: Send, L: Send>(
+        &self,
+        (a, a_unit): (&mut [T], usize),
+        (b, b_unit): (&mut [U], usize),
+        locals: &mut [L],
+        f: impl Fn(Range<usize>, &mut [T], Range<usize>, &mut [U], &mut L) + Sync,
+    ) {
+        assert!(a_unit > 0 && a.len().is_multiple_of(a_unit), "whole units");
+        assert!(b_unit > 0 && b.len().is_multiple_of(b_unit), "whole units");
+        assert!(locals.len() >= self.threads(), "locals for each member");
+        let (a_units, b_units, threads) = (a.len() / a_unit, b.len() / b_unit, self.threads());
+        let (a, b) = (Parts(a.as_mut_ptr()), Parts(b.as_mut_ptr()));
+        let locals = Parts(locals.as_mut_ptr());
+        self.run(&|member| {
+            let (of_a, of_b) = (share(a_units, member, threads), share(b_units, member, threads));
+            if of_a.is_empty() && of_b.is_empty() {
+                return;
+            }
+            // SAFETY: the ranges of different members are disjoint and within the buffers, each member
+            // has its own element of `locals`, and `run` calls each member once and returns only when
+            // all are done, within the borrows of all three.
+            let (a, b, local) = unsafe {
+                (
+                    a.part(of_a.start * a_unit, of_a.len() * a_unit),
+                    b.part(of_b.start * b_unit, of_b.len() * b_unit),
+                    locals.part(member, 1),
+                )
+            };
+            f(of_a, a, of_b, b, &mut local[0]);
+        });
+    }
+}
+
+/// The units, of `units`, that are `member`'s of `threads`.
+pub(super) fn share(units: usize, member: usize, threads: usize) -> Range<usize> {
+    units * member / threads..units * (member + 1) / threads
 }
 
 /// Start of a buffer whose disjoint parts go to different threads.
@@ -201,7 +238,7 @@ impl<T> Parts<T> {
 impl Drop for Team {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.stage.fetch_add(1, Ordering::SeqCst);
+        self.shared.stage.0.fetch_add(1, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             let _ = worker.join();
@@ -218,7 +255,7 @@ fn work(shared: &Shared, member: usize) {
     let mut last = 0;
     loop {
         let mut waited = 0;
-        while shared.stage.load(Ordering::Acquire) == last {
+        while shared.stage.0.load(Ordering::Acquire) == last {
             if waited < shared.spins + YIELDS {
                 wait(&mut waited, shared.spins);
                 continue;
@@ -226,7 +263,7 @@ fn work(shared: &Shared, member: usize) {
             // Announce the sleep before looking once more, so that the leader, who looks for sleepers
             // after it has started the stage, cannot miss it.
             shared.asleep[member].store(true, Ordering::SeqCst);
-            if shared.stage.load(Ordering::SeqCst) == last {
+            if shared.stage.0.load(Ordering::SeqCst) == last {
                 std::thread::park();
             }
             shared.asleep[member].store(false, Ordering::SeqCst);
@@ -235,15 +272,15 @@ fn work(shared: &Shared, member: usize) {
         if shared.stop.load(Ordering::SeqCst) {
             return;
         }
-        let job = *lock(&shared.job);
-        if let Some(JobCell(job)) = job {
-            // SAFETY: the leader keeps the closure alive until `done` has counted this member.
-            let job = unsafe { &*job };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(member))) {
-                *lock(&shared.panic) = Some(panic);
-            }
+        // SAFETY: `run` stored the address of a job before it changed `stage`, which was seen with
+        // acquire ordering, and keeps both the reference and its closure alive until `done` has counted
+        // this member.
+        let job = unsafe { *shared.job.load(Ordering::Relaxed) };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(member))) {
+            lock(&shared.panic).get_or_insert(panic);
+            shared.panicked.store(true, Ordering::Relaxed);
         }
-        shared.done.fetch_add(1, Ordering::Release);
+        shared.done.0.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -299,6 +336,25 @@ mod tests {
                 }
             }
             assert_eq!(locals.iter().sum::<usize>(), 199 * (1 + 2 + 5 + 64));
+        }
+    }
+
+    #[test]
+    fn two_buffers_are_split_each_by_itself() {
+        for threads in [1, 2, 3] {
+            let team = Team::new(threads);
+            for (a_units, b_units) in [(0, 5), (1, 0), (2, 7), (6, 1)] {
+                let (mut a, mut b) = (vec![0usize; a_units * 2], vec![0usize; b_units]);
+                let mut locals = vec![(); threads];
+                team.split_two((&mut a, 2), (&mut b, 1), &mut locals, |of_a, a, of_b, b, ()| {
+                    for (i, a) in of_a.zip(a.chunks_exact_mut(2)) {
+                        a.iter_mut().for_each(|x| *x += i + 1);
+                    }
+                    of_b.zip(b).for_each(|(i, x)| *x += i + 1);
+                });
+                assert!(a.iter().enumerate().all(|(i, x)| *x == i / 2 + 1), "{a:?}");
+                assert!(b.iter().enumerate().all(|(i, x)| *x == i + 1), "{b:?}");
+            }
         }
     }
 

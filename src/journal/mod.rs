@@ -8,10 +8,12 @@ pub mod file;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Span;
 use crate::figure::Figure;
 use crate::units::{Bytes, BytesPerS, Joules};
 
-/// Version of the records below; a reader refuses a journal of a newer one.
+/// Version of the records below; a reader refuses a journal of a newer one. Fields that may be absent can
+/// be added without a new version: old journals lack them, old readers skip them.
 pub const SCHEMA: u32 = 1;
 
 /// One line of the journal.
@@ -53,6 +55,9 @@ pub struct RunHeader {
     pub rounds: u32,
     /// Size of the last-level cache, if known: cases that fit into it have no DRAM roofline.
     pub llc_bytes: Option<Bytes>,
+    /// Whether samples of prefill and decode say where their time went.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub profile: bool,
     /// Every case, in the suite's order (rounds shuffle it).
     pub cases: Vec<Case>,
 }
@@ -122,6 +127,9 @@ pub struct Sample {
     pub energy: Figure<Vec<DomainEnergy>>,
     /// Memory of the worker at the end of the window.
     pub memory: Figure<MemoryReading>,
+    /// Where the time of the window went, if the run noted it: prefill and decode only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Vec<Span>>,
     /// What was done in the window.
     pub work: Work,
 }

@@ -11,11 +11,12 @@ use crate::error::{Error, Result};
 use crate::journal::Record;
 use crate::stats::{self, Summary};
 
-pub use text::{terminal_summary, verdict};
+pub use text::{terminal_profile, terminal_summary, verdict};
 
 /// Writes everything that follows from a journal into the directory of its run, and returns the
 /// files in the order they were written: `samples.csv`, `latencies.csv`, `summary.csv`,
-/// `speedup.csv`, `speedup.md`, and in `plots/` each figure as SVG and PNG. Each file is written
+/// `speedup.csv`, `speedup.md`, `profile.csv` if the run has a profile, and in `plots/` each figure as SVG
+/// and PNG. Each file is written
 /// beside its name and renamed, so that a reader never sees half of one.
 ///
 /// # Errors
@@ -37,6 +38,9 @@ pub fn write_all(run_dir: &Path, records: &[Record]) -> Result<Vec<PathBuf>> {
     write("summary.csv", &tables::summary_csv(&summary)?)?;
     write("speedup.csv", &tables::speedup_csv(&summary)?)?;
     write("speedup.md", tables::speedup_markdown(&summary).as_bytes())?;
+    if let Some(profile) = tables::profile_csv(records)? {
+        write("profile.csv", &profile)?;
+    }
     written.extend(write_plots(run_dir, &summary)?);
     Ok(written)
 }

@@ -5,13 +5,14 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use crate::engine::Span;
 use crate::error::{Error, Result};
 use crate::figure::Figure;
 use crate::journal::{Case, MemoryReading, Record, Sample, Work};
 use crate::report::text::{ratio, round_significant};
 use crate::stats::{
-    self, BASELINES, Bandwidths, Latency, Row, Speedup, Spread, Summary, highest, ms, package_energy,
-    per_second, percent_of, phase_name, roofline_tok_s,
+    self, BASELINES, Bandwidths, Latency, Row, Speedup, Spread, Summary, highest, ms, ms_per_token,
+    package_energy, per_second, percent_of, phase_name, roofline_tok_s,
 };
 use crate::units::Bytes;
 
@@ -309,6 +310,55 @@ pub(super) fn latencies_csv(records: &[Record]) -> Result<Vec<u8>> {
         })
         .collect();
     csv(&step_columns(), &rows)
+}
+
+/// The time of one operation in one sample.
+struct SpanRow<'a> {
+    case: &'a Case,
+    sample: &'a Sample,
+    tokens: usize,
+    span: &'a Span,
+}
+
+/// The columns of `profile.csv`.
+fn span_columns<'a>() -> Vec<Column<SpanRow<'a>>> {
+    vec![
+        ("case", |s| s.case.id.clone()),
+        ("backend", |s| s.case.backend.clone()),
+        ("model", |s| s.case.model.clone()),
+        ("kernel", |s| s.case.kernel.clone()),
+        ("isa", |s| s.case.isa.clone()),
+        ("threads", |s| s.case.threads.to_string()),
+        ("n_prompt", |s| s.case.n_prompt.to_string()),
+        ("n_gen", |s| s.case.n_gen.to_string()),
+        ("kv", |s| s.case.kv.clone()),
+        ("round", |s| s.sample.round.to_string()),
+        ("phase", |s| phase_name(s.sample.phase()).to_owned()),
+        ("operation", |s| s.span.operation.name().to_owned()),
+        ("count", |s| s.span.count.to_string()),
+        ("work_ns", |s| s.span.work_ns.to_string()),
+        ("wait_ns", |s| s.span.wait_ns.to_string()),
+        ("work_tokens", |s| s.tokens.to_string()),
+        ("work_ms_per_token", |s| number(ms_per_token(s.span.work_ns, s.tokens))),
+        ("wait_ms_per_token", |s| number(ms_per_token(s.span.wait_ns, s.tokens))),
+    ]
+}
+
+/// `profile.csv`: a row for each operation of each sample that has a profile; `None` if none has.
+pub(super) fn profile_csv(records: &[Record]) -> Result<Option<Vec<u8>>> {
+    let header = stats::header(records)?;
+    let cases: HashMap<&str, &Case> = header.cases.iter().map(|c| (c.id.as_str(), c)).collect();
+    let rows: Vec<SpanRow> = records
+        .iter()
+        .filter_map(|record| {
+            let Record::Sample(sample) = record else { return None };
+            let (tokens, spans) = stats::spans(sample)?;
+            let case = *cases.get(sample.case.as_str())?;
+            Some(spans.iter().map(move |span| SpanRow { case, sample, tokens, span }))
+        })
+        .flatten()
+        .collect();
+    if rows.is_empty() { Ok(None) } else { csv(&span_columns(), &rows).map(Some) }
 }
 
 /// Text that cannot break out of a cell of a Markdown table.

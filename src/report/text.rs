@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::figure::Figure;
-use crate::stats::{BASELINES, Row, Speedup, Spread, Status, Summary};
+use crate::stats::{BASELINES, Row, Speedup, Spread, Status, Summary, phase_name};
 
 /// `value` with `digits` significant digits; whole numbers keep all of theirs below a million.
 pub(super) fn round_significant(value: f64, digits: usize) -> String {
@@ -177,6 +177,30 @@ pub fn terminal_summary(summary: &Summary, width: usize) -> String {
         let _ = writeln!(out, "{}", truncate(on_one_line(&line).trim_end(), width));
     }
     out
+}
+
+/// Where the time went, in milliseconds a token, a line for each phase of each case that noted it;
+/// nothing if none did.
+pub fn terminal_profile(summary: &Summary, width: usize) -> String {
+    let name = |row: &Row| middle(&row.case.id, 44);
+    let rows = || summary.rows.iter().filter(|r| !r.profile.is_empty());
+    let Some(widest) = rows().map(|r| name(r).chars().count()).max() else { return String::new() };
+    let titles = ["total", "wait", "embed", "norm+q", "qkv", "attn", "out", "gate/up", "down", "head"];
+    let mut out = format!("{}\n", truncate("Milliseconds a token of the leading thread:", width));
+    let mut line = |name: &str, phase: &str, cells: &mut dyn Iterator<Item = String>| {
+        let cells: String = cells.map(|c| format!(" {c:>7}")).collect();
+        let line = on_one_line(&format!("{name:<widest$}  {phase:<7}{cells}"));
+        let _ = writeln!(out, "{}", truncate(line.trim_end(), width));
+    };
+    line("", "", &mut titles.iter().map(|t| (*t).to_owned()));
+    for row in rows() {
+        for breakdown in &row.profile {
+            let operations = breakdown.work_ms.iter().map(|w| w.1);
+            let figures = [breakdown.total_ms(), breakdown.wait_ms].into_iter().chain(operations);
+            line(&name(row), phase_name(breakdown.phase), &mut figures.map(|ms| round_significant(ms, 3)));
+        }
+    }
+    out + "\n"
 }
 
 fn short(spread: Spread) -> String {

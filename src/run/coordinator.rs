@@ -39,6 +39,8 @@ pub struct RunOptions {
     pub models: Vec<PathBuf>,
     /// Run directory; by default one under `results/`, named by time and suite.
     pub out: Option<PathBuf>,
+    /// Whether to note where the time of prefill and decode goes.
+    pub profile: bool,
     /// Root of a simulated powercap tree.
     pub powercap: Option<PathBuf>,
 }
@@ -83,6 +85,7 @@ pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
         seed: suite.seed,
         rounds: suite.rounds,
         llc_bytes: host.llc_bytes(),
+        profile: options.profile,
         cases,
     };
     let journal = found(&dir, &suite_toml, &host, &header).inspect_err(|_| {
@@ -428,6 +431,7 @@ impl Run {
                     model: model.file.clone(),
                     seed: self.header.seed,
                     check,
+                    profile: self.header.profile,
                     powercap: self.powercap.clone(),
                 };
                 worker::run(&job, timeout, stop, |event| self.append(record(&case, round, visit, event)?))
@@ -495,17 +499,20 @@ fn reference(dir: &Path, case: &Case) -> Reference {
 fn record(case: &Case, round: u32, visit: u32, event: Event) -> Result<Record> {
     let case = case.id.clone();
     Ok(match event {
-        Event::Sample { ended_unix_ms, wall_ns, cpu_ns, energy, memory, work } => Record::Sample(Sample {
-            case,
-            round,
-            visit,
-            ended_unix_ms,
-            wall_ns,
-            cpu_ns,
-            energy,
-            memory,
-            work,
-        }),
+        Event::Sample { ended_unix_ms, wall_ns, cpu_ns, energy, memory, profile, work } => {
+            Record::Sample(Sample {
+                case,
+                round,
+                visit,
+                ended_unix_ms,
+                wall_ns,
+                cpu_ns,
+                energy,
+                memory,
+                profile,
+                work,
+            })
+        }
         Event::Checked { reference, relative_difference, tolerance, positions, argmax_agreeing } => {
             Record::Check(Check {
                 case,

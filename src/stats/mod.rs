@@ -2,6 +2,7 @@
 //!
 //! METHODOLOGY.md defines every figure; the definitions here are the same ones.
 
+mod profile;
 mod rounds;
 mod speedup;
 mod spread;
@@ -11,9 +12,11 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::figure::Figure;
-use crate::journal::{Case, Check, Failure, FailureKind, Record, RunHeader, SCHEMA, Work};
+use crate::journal::{Case, Check, Failure, FailureKind, Phase, Record, RunHeader, SCHEMA, Sample, Work};
 use crate::units::Bytes;
 
+pub use profile::Breakdown;
+pub(crate) use profile::{ms_per_token, spans};
 pub use rounds::{Bandwidths, package_energy};
 use rounds::{Round, rounds_of};
 pub(crate) use rounds::{highest, roofline_tok_s};
@@ -75,6 +78,8 @@ pub struct Row {
     pub stream_bytes_per_s: Option<f64>,
     /// Energy of all packages in the decode window ÷ decode steps, joules.
     pub energy_j_per_token: Figure<Spread>,
+    /// Where the time of prefill and decode went, as far as it was noted.
+    pub profile: Vec<Breakdown>,
     /// What a reader should know about empty figures, such as a window of zero length.
     pub notes: Vec<String>,
 }
@@ -302,6 +307,12 @@ fn row(case: &Case, complete: &[Round], status: Status, check: Option<&Check>) -
         bandwidth_bytes_per_s: median(&mut rounds.iter().filter_map(|r| r.bandwidth)),
         stream_bytes_per_s: median(&mut rounds.iter().filter_map(|r| r.stream)),
         energy_j_per_token: over_rounds(rounds, absent, |r| &r.energy_j_per_token),
+        profile: {
+            let prefill: Vec<&Sample> = rounds.iter().map(|r| r.prefill).collect();
+            let decode: Vec<&Sample> = rounds.iter().map(|r| r.decode).collect();
+            let phases = [(Phase::Prefill, prefill), (Phase::Decode, decode)];
+            phases.iter().filter_map(|(phase, samples)| profile::breakdown(*phase, samples)).collect()
+        },
         notes,
     }
 }

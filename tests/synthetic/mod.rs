@@ -1,5 +1,6 @@
 //! Journals made up in code, for the tests of what derives from a journal.
 
+use bitjoule::engine::Span;
 use bitjoule::figure::Figure;
 use bitjoule::journal::{
     BandwidthSample, Case, Check, DomainEnergy, Failure, FailureKind, MemoryReading, Record, RunHeader,
@@ -26,6 +27,8 @@ pub(crate) struct Visit {
     pub(crate) stream: Vec<f64>,
     pub(crate) energy: Figure<Vec<DomainEnergy>>,
     pub(crate) memory: Figure<MemoryReading>,
+    /// Of prefill and of decode.
+    pub(crate) profile: Option<Vec<Span>>,
 }
 
 impl Default for Visit {
@@ -47,6 +50,7 @@ impl Default for Visit {
                 },
                 "procfs",
             ),
+            profile: None,
         }
     }
 }
@@ -85,6 +89,7 @@ impl Journal {
             seed: 1,
             rounds,
             llc_bytes: Some(Bytes(32_000_000)),
+            profile: false,
             cases,
         };
         Journal { records: vec![Record::Run(header)], visit: 0 }
@@ -128,6 +133,7 @@ impl Journal {
                 cpu_ns: visit.cpu_ns,
                 energy: visit.energy.clone(),
                 memory: visit.memory.clone(),
+                profile: visit.profile.clone().filter(|_| !matches!(work, Work::Load { .. })),
                 work,
             }));
         }

@@ -14,9 +14,9 @@ pub mod base3;
 pub mod float_panels;
 pub mod fp32_rows;
 pub mod i2_s;
+pub(crate) mod tables;
 pub mod tl1;
 pub mod tl2;
-pub(crate) mod tables;
 pub mod tq1_0;
 pub mod tq2_0;
 

@@ -81,8 +81,8 @@ pub(super) enum Mark {
     Gap,
     /// A bar, with whiskers, and a hollow box up to what it could have reached.
     Bar { value: f64, spread: Option<(f64, f64)>, limit: Option<f64>, color: RGBColor },
-    /// Bars end to end, and a mark at a value of its own.
-    Stack { parts: Vec<(f64, RGBColor)>, mark: f64 },
+    /// Bars end to end, and perhaps a mark at a value of its own.
+    Stack { parts: Vec<(f64, RGBColor)>, mark: Option<f64> },
     /// A dot at the first value, ticks at the middle ones, a line to the last.
     Range { values: [f64; 4], color: RGBColor },
 }
@@ -95,7 +95,9 @@ impl Mark {
                 let whiskers = spread.map(|(min, max)| [min, max]);
                 [*value].into_iter().chain(whiskers.into_iter().flatten()).chain(*limit).collect()
             }
-            Mark::Stack { parts, mark } => vec![parts.iter().map(|p| p.0).sum(), *mark],
+            Mark::Stack { parts, mark } => {
+                [parts.iter().map(|p| p.0).sum()].into_iter().chain(*mark).collect()
+            }
             Mark::Range { values, .. } => values.to_vec(),
         }
     }
@@ -128,6 +130,10 @@ impl Chart {
             y += 14.0;
             let mut x = MARGIN;
             for (color, label) in &self.legend {
+                let end = x + 18.0 + text_width(label, TEXT_SIZE)?;
+                if end > width - MARGIN && x > MARGIN {
+                    (x, y) = (MARGIN, y + 18.0);
+                }
                 scene.rect((x, y - 6.0), (x + 12.0, y + 6.0), Some(*color), Some(INK));
                 scene.text((x + 18.0, y), Anchor::Start, TEXT_SIZE, INK, label);
                 x += 18.0 + text_width(label, TEXT_SIZE)? + 20.0;
@@ -291,9 +297,10 @@ fn draw(scene: &mut Scene, mark: &Mark, y: f64, start: f64, x_of: &dyn Fn(f64) -
                 span(from, x_of(sum), *color, INK);
                 from = x_of(sum);
             }
-            scene.line((from, y), (x_of(*mark), y), INK, 1);
-            scene.line((x_of(*mark), y - 8.0), (x_of(*mark), y + 8.0), INK, 2);
-            from.max(x_of(*mark))
+            let Some(mark) = mark.map(x_of) else { return from };
+            scene.line((from, y), (mark, y), INK, 1);
+            scene.line((mark, y - 8.0), (mark, y + 8.0), INK, 2);
+            from.max(mark)
         }
         Mark::Range { values, color } => {
             let [dot, low, high, end] = values.map(x_of);

@@ -8,8 +8,8 @@ use plotters::style::RGBColor;
 
 use super::text::{count, ratio, round_significant};
 use crate::error::Result;
-use crate::journal::Case;
-use crate::stats::{BASELINES, Row, Status, Summary};
+use crate::journal::{Case, Phase};
+use crate::stats::{BASELINES, Row, Status, Summary, phase_name};
 use chart::{Chart, Group, Mark, Panel};
 use scene::Scene;
 
@@ -31,14 +31,18 @@ const BASELINE_COLORS: [RGBColor; 2] = [RGBColor(0xf0, 0xf0, 0xf0), RGBColor(0xb
 const ANONYMOUS: RGBColor = PALETTE[0];
 const FILE_BACKED: RGBColor = PALETTE[4];
 
-/// Every figure with the name of its files.
+/// Every figure with the name of its files; that of the profile only if there is one.
 pub(super) fn figures(summary: &Summary) -> Result<Vec<(&'static str, Scene)>> {
-    Ok(vec![
+    let mut figures = vec![
         ("decode_tok_s", decode(summary).lay_out()?),
         ("speedup", speedup(summary).lay_out()?),
         ("rss", rss(summary).lay_out()?),
         ("latency", latency(summary).lay_out()?),
-    ])
+    ];
+    if summary.rows.iter().any(|r| !r.profile.is_empty()) {
+        figures.push(("profile", profile(summary).lay_out()?));
+    }
+    Ok(figures)
 }
 
 /// The colour of a kernel: grey for a baseline, else by its place among the run's other kernels.
@@ -109,7 +113,7 @@ fn rss(summary: &Summary) -> Chart {
             let scaled = |bytes: crate::units::Bytes| bytes.0 as f64 / unit;
             let parts = vec![(scaled(memory.anon), ANONYMOUS), (scaled(memory.file), FILE_BACKED)];
             let peak = scaled(memory.peak);
-            Some((Mark::Stack { parts, mark: peak }, memory.peak.to_string()))
+            Some((Mark::Stack { parts, mark: Some(peak) }, memory.peak.to_string()))
         }),
         empty: "This run has no cases.",
     }
@@ -133,6 +137,45 @@ fn latency(summary: &Summary) -> Chart {
             let color = color_of(summary, &row.case.kernel);
             Some((Mark::Range { values: [l.p50_ms, l.p90_ms, l.p99_ms, l.max_ms], color }, text))
         }),
+        empty: "This run has no cases.",
+    }
+}
+
+/// Operations in the order of the pass: the palette has a colour for each, and neighbours in it are far
+/// apart.
+const OPERATIONS: [&str; PALETTE.len()] =
+    ["embedding", "norm, quantize", "q, k, v", "attention", "attention output", "gate, up", "down", "head"];
+const WAITING: RGBColor = BASELINE_COLORS[0];
+
+fn profile(summary: &Summary) -> Chart {
+    let mut panels = Vec::new();
+    for (scale, phase) in [Phase::Prefill, Phase::Decode].into_iter().enumerate() {
+        let of_phase = by_case(summary, |row| {
+            let breakdown = row.profile.iter().find(|b| b.phase == phase)?;
+            let work = breakdown.work_ms.iter().zip(PALETTE).map(|((_, ms), color)| (*ms, color));
+            let parts = work.chain([(breakdown.wait_ms, WAITING)]).collect();
+            let text = round_significant(breakdown.total_ms(), 3);
+            Some((Mark::Stack { parts, mark: None }, text))
+        });
+        panels.extend(of_phase.into_iter().map(|panel| Panel {
+            title: format!("{}: {}", phase_name(phase), panel.title),
+            scale,
+            ..panel
+        }));
+    }
+    let colors = OPERATIONS.into_iter().zip(PALETTE).map(|(name, color)| (color, name));
+    Chart {
+        title: "Where the time goes".to_owned(),
+        subtitle: format!(
+            "Suite {}. {}Time of the leading thread; operations from left to right as in the pass.",
+            summary.suite,
+            rounds(summary, "Medians of", "")
+        ),
+        axis: "milliseconds per token",
+        may_be_log: false,
+        reference: None,
+        legend: colors.chain([(WAITING, "waiting for other threads")]).collect(),
+        panels,
         empty: "This run has no cases.",
     }
 }

@@ -432,20 +432,45 @@ pub(super) unsafe fn sum_lanes(x: __m256) -> f32 {
     }
 }
 
+/// Asks for the `len` bytes that are [`PREFETCH_BYTES`] beyond byte `at` of `stream`: of `stream` itself
+/// or, near its end, of `next`. Looked up once for all lines, so that asking costs little beside the
+/// arithmetic; a line or two beyond the end may be asked for in vain.
+#[inline(always)]
+pub(super) fn prefetch_ahead<T>(stream: &[T], next: &[T], at: usize, len: usize) {
+    let (at, end) = (at + PREFETCH_BYTES, size_of_val(stream));
+    let start = match at < end {
+        true => stream.as_ptr().cast::<i8>().wrapping_add(at),
+        false if at - end < size_of_val(next) => next.as_ptr().cast::<i8>().wrapping_add(at - end),
+        false => return,
+    };
+    for line in (0..len).step_by(64) {
+        // SAFETY: SSE is part of x86-64, and a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line)) };
+    }
+}
+
 /// `scores[i] = query . keys[i] * scale`. Products and sums are rounded one by one, in the order of the
-/// scalar form; two keys at a time hide some of the latency of the additions.
+/// scalar form; two keys at a time hide some of the latency of the additions. `next` is read after the
+/// keys.
 ///
 /// # Safety
 /// The CPU has AVX2 and F16C. `T` is f16 or f32, the query's length is a multiple of 16, and `keys` holds
 /// one of that length for each score.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) unsafe fn attention_scores<T>(query: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
+pub(crate) unsafe fn attention_scores<T>(
+    query: &[f32],
+    keys: &[T],
+    next: &[T],
+    scale: f32,
+    scores: &mut [f32],
+) {
     let dim = query.len();
     debug_assert_eq!(keys.len(), dim * scores.len());
-    for (keys, scores) in keys.chunks(2 * dim).zip(scores.chunks_mut(2)) {
+    for (block, (part, scores)) in keys.chunks(2 * dim).zip(scores.chunks_mut(2)).enumerate() {
+        prefetch_ahead(keys, next, block * 2 * dim * size_of::<T>(), size_of_val(part));
         // SAFETY: the keys of these (at most two) scores; a missing one reads the last again.
         unsafe {
-            let key: [*const T; 2] = std::array::from_fn(|i| keys[i.min(scores.len() - 1) * dim..].as_ptr());
+            let key: [*const T; 2] = std::array::from_fn(|i| part[i.min(scores.len() - 1) * dim..].as_ptr());
             let mut sums = [[_mm256_setzero_ps(); 2]; 2];
             for at in (0..dim).step_by(16) {
                 for (half, at) in [at, at + 8].into_iter().enumerate() {
@@ -462,56 +487,107 @@ pub(crate) unsafe fn attention_scores<T>(query: &[f32], keys: &[T], scale: f32, 
     }
 }
 
-/// `out = sum of weights[i] * values[i]`, up to eight vectors of the result in registers at a time.
+/// Adds weights[i] * values[i] to `out`, for each token: its weights, its part of `out`. Of each token's
+/// row of weights the first are those of the values. Sums stay in registers over all values, so many at
+/// a time that the additions hide each other's latency.
 ///
 /// # Safety
-/// The CPU has AVX2 and F16C. `T` is f16 or f32, `out`'s length is a multiple of 8, and `values` holds
-/// one vector of that length for each weight.
+/// The CPU has AVX2 and F16C. `T` is f16 or f32, a token's part of `out` is a multiple of 16 long, and
+/// `values` holds vectors of that length, no more than each token has weights.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) unsafe fn weighted_sum<T>(weights: &[f32], values: &[T], out: &mut [f32]) {
-    let dim = out.len();
-    debug_assert_eq!(values.len(), dim * weights.len());
-    let mut at = 0;
-    while at < dim {
-        let values = values.as_ptr().wrapping_add(at);
-        // SAFETY: the vectors from `at` on that `out` still has.
-        unsafe {
-            at += match (dim - at) / 8 {
-                8.. => weighted_sum_of::<8, T>(weights, values, dim, &mut out[at..]),
-                4..8 => weighted_sum_of::<4, T>(weights, values, dim, &mut out[at..]),
-                2..4 => weighted_sum_of::<2, T>(weights, values, dim, &mut out[at..]),
-                _ => weighted_sum_of::<1, T>(weights, values, dim, &mut out[at..]),
-            };
+pub(crate) unsafe fn add_values<T>(tokens: usize, weights: &[f32], values: &[T], out: &mut [f32]) {
+    let (dim, stride) = (out.len() / tokens, weights.len() / tokens);
+    debug_assert!(dim % 16 == 0 && values.len() % dim == 0 && values.len() / dim <= stride);
+    let mut t = 0;
+    while t < tokens {
+        let group = if tokens - t >= 4 { 4 } else { 1 };
+        let weights = &weights[t * stride..][..group * stride];
+        let out = &mut out[t * dim..][..group * dim];
+        let mut at = 0;
+        while at < dim {
+            // SAFETY: the vectors from `at` on that each row of `out` still has.
+            unsafe {
+                at += match (group, (dim - at) / 8) {
+                    (4, _) => add_values_of::<4, 2, T>(weights, stride, values, dim, at, out),
+                    (_, 8..) => add_values_of::<1, 8, T>(weights, stride, values, dim, at, out),
+                    (_, 4..8) => add_values_of::<1, 4, T>(weights, stride, values, dim, at, out),
+                    _ => add_values_of::<1, 2, T>(weights, stride, values, dim, at, out),
+                };
+            }
         }
+        t += group;
     }
 }
 
-/// N vectors of [`weighted_sum`]; returns how many elements those are.
+/// N vectors, from element `at` on, of Q tokens of [`add_values`]; returns how many elements of each
+/// those are.
 ///
 /// # Safety
-/// The CPU has AVX2 and F16C; for each weight i, 8 N elements are readable at `values + i * dim`; `out`
-/// has as many.
+/// As for [`add_values`], with Q tokens; their parts of `out` have 8 N elements from `at` on.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn weighted_sum_of<const N: usize, T>(
+unsafe fn add_values_of<const Q: usize, const N: usize, T>(
     weights: &[f32],
-    values: *const T,
+    stride: usize,
+    values: &[T],
     dim: usize,
+    at: usize,
     out: &mut [f32],
 ) -> usize {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sums = [_mm256_setzero_ps(); N];
-        for (i, weight) in weights.iter().enumerate() {
-            let (w, value) = (_mm256_set1_ps(*weight), values.add(i * dim));
-            for (n, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm256_add_ps(*sum, _mm256_mul_ps(w, load8(value.add(8 * n))));
+        let rows: [*const f32; Q] = std::array::from_fn(|q| weights[q * stride..].as_ptr());
+        let mut sums = [[_mm256_setzero_ps(); Q]; N];
+        for (n, sums) in sums.iter_mut().enumerate() {
+            for (q, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm256_loadu_ps(out[q * dim + at + 8 * n..].as_ptr());
             }
         }
-        for (n, sum) in sums.into_iter().enumerate() {
-            _mm256_storeu_ps(out[8 * n..][..8].as_mut_ptr(), sum);
+        let ahead = PREFETCH_BYTES / (dim * size_of::<T>());
+        for i in 0..values.len() / dim {
+            let value = values.as_ptr().add(i * dim + at);
+            for line in (0..N * 8 * size_of::<T>()).step_by(64) {
+                _mm_prefetch::<_MM_HINT_T0>(value.wrapping_add(ahead * dim).cast::<i8>().wrapping_add(line));
+            }
+            for (n, sums) in sums.iter_mut().enumerate() {
+                let v = load8(value.add(8 * n));
+                for (sum, row) in sums.iter_mut().zip(rows) {
+                    *sum = _mm256_add_ps(*sum, _mm256_mul_ps(_mm256_set1_ps(*row.add(i)), v));
+                }
+            }
+        }
+        for (n, sums) in sums.into_iter().enumerate() {
+            for (q, sum) in sums.into_iter().enumerate() {
+                _mm256_storeu_ps(out[q * dim + at + 8 * n..][..8].as_mut_ptr(), sum);
+            }
         }
     }
     8 * N
+}
+
+/// Rounds floats to elements of a KV cache: see [`crate::vector::to_cache`].
+///
+/// # Safety
+/// The CPU has AVX and F16C; `T` is f16 or f32, and the lengths are equal.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn to_cache<T: crate::vector::KvElement>(from: &[f32], to: &mut [T]) {
+    debug_assert_eq!(from.len(), to.len());
+    let (blocks, rest) = from.split_at(from.len() / 8 * 8);
+    let (to_blocks, to_rest) = to.split_at_mut(blocks.len());
+    for (from, to) in blocks.chunks_exact(8).zip(to_blocks.chunks_exact_mut(8)) {
+        // SAFETY: eight floats, and room for eight elements of two or four bytes.
+        unsafe {
+            let x = _mm256_loadu_ps(from.as_ptr());
+            if size_of::<T>() == 2 {
+                let half = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+                _mm_storeu_si128(to.as_mut_ptr().cast(), half);
+            } else {
+                _mm256_storeu_ps(to.as_mut_ptr().cast(), x);
+            }
+        }
+    }
+    for (to, x) in to_rest.iter_mut().zip(rest) {
+        *to = T::from_f32(*x);
+    }
 }
 
 /// Sum of all words: see [`crate::vector::read`].

@@ -514,19 +514,26 @@ unsafe fn float_tile<const N: usize>(weights: &[f32], col: usize, inputs: &[Toke
 }
 
 /// `scores[i] = query . keys[i] * scale`. Products and sums are rounded one by one, in the order of the
-/// scalar form; four keys at a time hide the latency of the additions.
+/// scalar form; four keys at a time hide the latency of the additions. `next` is read after the keys.
 ///
 /// # Safety
 /// The CPU has AVX-512 F and AVX2. `T` is f16 or f32, the query's length is a multiple of 16,
 /// and `keys` holds one of that length for each score.
 #[target_feature(enable = "avx512f,avx2,f16c")]
-pub(crate) unsafe fn attention_scores<T>(query: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
+pub(crate) unsafe fn attention_scores<T>(
+    query: &[f32],
+    keys: &[T],
+    next: &[T],
+    scale: f32,
+    scores: &mut [f32],
+) {
     let dim = query.len();
     debug_assert_eq!(keys.len(), dim * scores.len());
-    for (keys, scores) in keys.chunks(4 * dim).zip(scores.chunks_mut(4)) {
+    for (block, (part, scores)) in keys.chunks(4 * dim).zip(scores.chunks_mut(4)).enumerate() {
+        super::avx2::prefetch_ahead(keys, next, block * 4 * dim * size_of::<T>(), size_of_val(part));
         // SAFETY: the keys of these (at most four) scores; missing ones read the last again.
         unsafe {
-            let key: [*const T; 4] = std::array::from_fn(|i| keys[i.min(scores.len() - 1) * dim..].as_ptr());
+            let key: [*const T; 4] = std::array::from_fn(|i| part[i.min(scores.len() - 1) * dim..].as_ptr());
             let mut sums = [_mm512_setzero_ps(); 4];
             for at in (0..dim).step_by(16) {
                 let q = _mm512_loadu_ps(query.as_ptr().add(at));
@@ -534,61 +541,159 @@ pub(crate) unsafe fn attention_scores<T>(query: &[f32], keys: &[T], scale: f32, 
                     sums[i] = _mm512_add_ps(sums[i], _mm512_mul_ps(q, load16(key[i].add(at))));
                 }
             }
-            for (score, sum) in scores.iter_mut().zip(sums) {
-                let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(sum)));
-                *score = super::avx2::sum_lanes(_mm256_add_ps(_mm512_castps512_ps256(sum), high)) * scale;
+            let mut four = [0f32; 4];
+            _mm_storeu_ps(four.as_mut_ptr(), _mm_mul_ps(sum_lanes_of_4(sums), _mm_set1_ps(scale)));
+            scores.copy_from_slice(&four[..scores.len()]);
+        }
+    }
+}
+
+/// The sums of the lanes of four vectors, each in the order of the scalar form: the halves, then the
+/// quarters, and so on, of two vectors at a time.
+///
+/// # Safety
+/// The CPU has AVX-512 F and AVX.
+#[target_feature(enable = "avx512f,avx2")]
+#[inline]
+unsafe fn sum_lanes_of_4(sums: [__m512; 4]) -> __m128 {
+    // SAFETY: register arithmetic only; before Rust 1.87 these intrinsics count as unsafe.
+    #[allow(unused_unsafe, reason = "safe since Rust 1.87")]
+    unsafe {
+        // Eight sums of `a` in the low half, of `b` in the high one.
+        let halves = |a, b| {
+            _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+                _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+            )
+        };
+        let (a, b) = (halves(sums[0], sums[1]), halves(sums[2], sums[3]));
+        // Four sums of each vector in a quarter of its own.
+        let x = _mm512_add_ps(
+            _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b),
+            _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b),
+        );
+        // Within each quarter: two sums, then one.
+        let x = _mm512_add_ps(x, _mm512_permute_ps::<0b11_10_11_10>(x));
+        let x = _mm512_add_ps(x, _mm512_permute_ps::<0b01_01_01_01>(x));
+        let firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+        _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, x))
+    }
+}
+
+/// [`attention_scores`] of four queries, four keys at a time: each is loaded and converted once for all.
+/// Each row of `scores` gets those of the keys and keeps what is behind them.
+///
+/// # Safety
+/// The CPU has AVX-512 F, AVX2 and F16C. `T` is f16 or f32, `queries` holds four vectors of a multiple of
+/// 16 elements, `keys` such vectors, and `scores` four rows of no fewer elements than there are keys.
+#[target_feature(enable = "avx512f,avx2,f16c")]
+pub(crate) unsafe fn attention_scores_of_4<T>(queries: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
+    let (dim, stride) = (queries.len() / 4, scores.len() / 4);
+    let n = keys.len() / dim;
+    debug_assert!(dim % 16 == 0 && keys.len() % dim == 0 && n <= stride);
+    for first in (0..n).step_by(4) {
+        let count = (n - first).min(4);
+        // SAFETY: keys from `first` on; missing ones read the last again.
+        unsafe {
+            let key: [*const T; 4] =
+                std::array::from_fn(|i| keys[(first + i.min(count - 1)) * dim..].as_ptr());
+            let mut sums = [[_mm512_setzero_ps(); 4]; 4];
+            for at in (0..dim).step_by(16) {
+                let k: [__m512; 4] = std::array::from_fn(|i| load16(key[i].add(at)));
+                for (t, sums) in sums.iter_mut().enumerate() {
+                    let q = _mm512_loadu_ps(queries.as_ptr().add(t * dim + at));
+                    for i in 0..4 {
+                        sums[i] = _mm512_add_ps(sums[i], _mm512_mul_ps(q, k[i]));
+                    }
+                }
+            }
+            for (t, sums) in sums.into_iter().enumerate() {
+                let mut four = [0f32; 4];
+                _mm_storeu_ps(four.as_mut_ptr(), _mm_mul_ps(sum_lanes_of_4(sums), _mm_set1_ps(scale)));
+                scores[t * stride + first..][..count].copy_from_slice(&four[..count]);
             }
         }
     }
 }
 
-/// `out = sum of weights[i] * values[i]`, up to eight vectors of the result in registers at a time.
+/// Adds weights[i] * values[i] to `out`, for each token: its weights, its part of `out`. Of each token's
+/// row of weights the first are those of the values. Sums stay in registers over all values, so many at
+/// a time that the additions hide each other's latency.
 ///
 /// # Safety
-/// The CPU has AVX-512 F. `T` is f16 or f32, `out`'s length is a multiple of 16, and `values` holds one
-/// vector of that length for each weight.
+/// The CPU has AVX-512 F. `T` is f16 or f32, a token's part of `out` is a multiple of 16 long, and
+/// `values` holds vectors of that length, no more than each token has weights.
 #[target_feature(enable = "avx512f")]
-pub(crate) unsafe fn weighted_sum<T>(weights: &[f32], values: &[T], out: &mut [f32]) {
-    let dim = out.len();
-    debug_assert_eq!(values.len(), dim * weights.len());
-    let mut at = 0;
-    while at < dim {
-        let values = values.as_ptr().wrapping_add(at);
-        // SAFETY: the vectors from `at` on that `out` still has.
-        unsafe {
-            at += match (dim - at) / 16 {
-                8.. => weighted_sum_of::<8, T>(weights, values, dim, &mut out[at..]),
-                4..8 => weighted_sum_of::<4, T>(weights, values, dim, &mut out[at..]),
-                2..4 => weighted_sum_of::<2, T>(weights, values, dim, &mut out[at..]),
-                _ => weighted_sum_of::<1, T>(weights, values, dim, &mut out[at..]),
-            };
+pub(crate) unsafe fn add_values<T>(tokens: usize, weights: &[f32], values: &[T], out: &mut [f32]) {
+    let (dim, stride) = (out.len() / tokens, weights.len() / tokens);
+    debug_assert!(dim % 16 == 0 && values.len() % dim == 0 && values.len() / dim <= stride);
+    let mut t = 0;
+    while t < tokens {
+        let group = if tokens - t >= 4 { 4 } else { 1 };
+        let weights = &weights[t * stride..][..group * stride];
+        let out = &mut out[t * dim..][..group * dim];
+        let mut at = 0;
+        while at < dim {
+            // SAFETY: the vectors from `at` on that each row of `out` still has.
+            unsafe {
+                at += match (group, (dim - at) / 16) {
+                    (4, 6) => add_values_of::<4, 6, T>(weights, stride, values, dim, at, out),
+                    (4, 4..) => add_values_of::<4, 4, T>(weights, stride, values, dim, at, out),
+                    (4, 2..4) => add_values_of::<4, 2, T>(weights, stride, values, dim, at, out),
+                    (4, _) => add_values_of::<4, 1, T>(weights, stride, values, dim, at, out),
+                    (_, 8..) => add_values_of::<1, 8, T>(weights, stride, values, dim, at, out),
+                    (_, 6..8) => add_values_of::<1, 6, T>(weights, stride, values, dim, at, out),
+                    (_, 4..6) => add_values_of::<1, 4, T>(weights, stride, values, dim, at, out),
+                    (_, 2..4) => add_values_of::<1, 2, T>(weights, stride, values, dim, at, out),
+                    _ => add_values_of::<1, 1, T>(weights, stride, values, dim, at, out),
+                };
+            }
         }
+        t += group;
     }
 }
 
-/// N vectors of [`weighted_sum`]; returns how many elements those are.
+/// N vectors, from element `at` on, of Q tokens of [`add_values`]; returns how many elements of each
+/// those are.
 ///
 /// # Safety
-/// The CPU has AVX-512 F; for each weight i, 16 N elements are readable at `values + i * dim`; `out` has
-/// as many.
+/// As for [`add_values`], with Q tokens; their parts of `out` have 16 N elements from `at` on.
 #[target_feature(enable = "avx512f")]
-unsafe fn weighted_sum_of<const N: usize, T>(
+unsafe fn add_values_of<const Q: usize, const N: usize, T>(
     weights: &[f32],
-    values: *const T,
+    stride: usize,
+    values: &[T],
     dim: usize,
+    at: usize,
     out: &mut [f32],
 ) -> usize {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sums = [_mm512_setzero_ps(); N];
-        for (i, weight) in weights.iter().enumerate() {
-            let (w, value) = (_mm512_set1_ps(*weight), values.add(i * dim));
-            for (n, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm512_add_ps(*sum, _mm512_mul_ps(w, load16(value.add(16 * n))));
+        let rows: [*const f32; Q] = std::array::from_fn(|q| weights[q * stride..].as_ptr());
+        let mut sums = [[_mm512_setzero_ps(); Q]; N];
+        for (n, sums) in sums.iter_mut().enumerate() {
+            for (q, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm512_loadu_ps(out[q * dim + at + 16 * n..].as_ptr());
             }
         }
-        for (n, sum) in sums.into_iter().enumerate() {
-            _mm512_storeu_ps(out[16 * n..][..16].as_mut_ptr(), sum);
+        let ahead = PREFETCH_BYTES / (dim * size_of::<T>());
+        for i in 0..values.len() / dim {
+            let value = values.as_ptr().add(i * dim + at);
+            for line in (0..N * 16 * size_of::<T>()).step_by(64) {
+                _mm_prefetch::<_MM_HINT_T0>(value.wrapping_add(ahead * dim).cast::<i8>().wrapping_add(line));
+            }
+            let w: [__m512; Q] = std::array::from_fn(|q| _mm512_set1_ps(*rows[q].add(i)));
+            for (n, sums) in sums.iter_mut().enumerate() {
+                let v = load16(value.add(16 * n));
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = _mm512_add_ps(*sum, _mm512_mul_ps(w, v));
+                }
+            }
+        }
+        for (n, sums) in sums.into_iter().enumerate() {
+            for (q, sum) in sums.into_iter().enumerate() {
+                _mm512_storeu_ps(out[q * dim + at + 16 * n..][..16].as_mut_ptr(), sum);
+            }
         }
     }
     16 * N
