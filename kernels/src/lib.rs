@@ -17,6 +17,7 @@ mod input;
 mod isa;
 mod kernel;
 mod matrix;
+pub mod peak;
 pub mod vector;
 
 pub use arena::{Arena, ArenaWriter};

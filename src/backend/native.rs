@@ -9,13 +9,13 @@ use crate::error::{Error, Result};
 use crate::gguf::{Gguf, I2sLayout};
 use crate::journal::{Case, FailureKind, Phase, Work};
 use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, Plan};
-use crate::probe::bandwidth;
 use crate::probe::clock;
 use crate::probe::energy::EnergyMeter;
-use crate::probe::memory;
+use crate::probe::{bandwidth, compute, memory};
 use crate::units::{Bytes, BytesPerS};
 
 use super::check;
+use super::cost::prefill_cost;
 use super::protocol::{Event, Job, ModelFile, Reference};
 
 /// Prompts longer than this are processed in several batches.
@@ -120,6 +120,10 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
         Job::Bandwidth { threads, buffer, passes } => bandwidth::measure(*threads, *buffer, *passes)
             .map_err(Stop::from)
             .and_then(|b| report(Event::Bandwidth { buffer: b.buffer, passes: b.passes })),
+        Job::Peak { isa, threads, passes } => Isa::by_name(isa)
+            .map_err(|e| skip(Error::environment(e)))
+            .and_then(|isa| compute::measure(isa, *threads, *passes).map_err(Stop::from))
+            .and_then(|peak| report(Event::Peak { int8: peak.int8, f32: peak.f32 })),
     };
     match (lost, outcome) {
         (Some(error), _) => Err(error),
@@ -202,7 +206,8 @@ fn visit(
     tokens.push(argmax(engine.prefill(&prompt)?));
     let sample = window.close();
     if phases.contains(&Phase::Prefill) {
-        emit(sample(Work::Prefill { prompt }))?;
+        let cost = Some(prefill_cost(engine.model(), n_prompt));
+        emit(sample(Work::Prefill { prompt, cost }))?;
     }
 
     if phases.contains(&Phase::Decode) {

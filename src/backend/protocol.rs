@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::figure::Figure;
 use crate::journal::{Case, DomainEnergy, FailureKind, MemoryReading, Phase, Work};
-use crate::units::{Bytes, BytesPerS};
+use crate::units::{Bytes, BytesPerS, MacPerS};
 
 /// Where a worker finds a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,15 @@ pub enum Job {
         /// Passes over the buffer.
         passes: u32,
     },
+    /// Measures the machine's peak of multiply-accumulates.
+    Peak {
+        /// Instruction set.
+        isa: String,
+        /// Threads that multiply.
+        threads: u32,
+        /// Passes with each kind of arithmetic.
+        passes: u32,
+    },
 }
 
 /// Reference logits of one model for one class of kernels.
@@ -113,6 +122,13 @@ pub enum Event {
         buffer: Bytes,
         /// Rate of each pass.
         passes: Vec<BytesPerS>,
+    },
+    /// The peak of multiply-accumulates was measured; rates of each pass.
+    Peak {
+        /// With int8.
+        int8: Vec<MacPerS>,
+        /// With f32.
+        f32: Vec<MacPerS>,
     },
     /// The job cannot be done; nothing follows.
     Failed {

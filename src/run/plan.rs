@@ -7,7 +7,7 @@ use bitjoule_kernels::{Isa, Kernel};
 use crate::backend::protocol::ModelFile;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::journal::Case;
+use crate::journal::{Case, PEAK_SCHEMA};
 use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, Config, Geometry, SYNTH_SEED, WeightType, synth};
 use crate::suite::{ModelSource, Suite};
 
@@ -136,15 +136,28 @@ pub(super) enum Task {
     Case(usize),
     /// The bandwidth of so many threads.
     Bandwidth(u32),
+    /// The peak of multiply-accumulates of so many threads in an instruction set.
+    Peak {
+        /// Its name.
+        isa: String,
+        /// How many.
+        threads: u32,
+    },
 }
 
 /// The tasks of `round`, shuffled (Fisher-Yates, SplitMix64 from the seed and the round): the same order
-/// in every session of the run.
-pub(super) fn order(cases: &[Case], seed: u64, round: u32) -> Vec<Task> {
+/// in every session of the run. A run of a schema before [`PEAK_SCHEMA`] has no compute peaks.
+pub(super) fn order(schema: u32, cases: &[Case], seed: u64, round: u32) -> Vec<Task> {
     let mut threads: Vec<u32> = cases.iter().map(|c| c.threads).collect();
     threads.sort_unstable();
     threads.dedup();
     let mut tasks: Vec<Task> = threads.into_iter().map(Task::Bandwidth).collect();
+    if schema >= PEAK_SCHEMA {
+        let mut peaks: Vec<(&str, u32)> = cases.iter().map(|c| (c.isa.as_str(), c.threads)).collect();
+        peaks.sort_unstable();
+        peaks.dedup();
+        tasks.extend(peaks.into_iter().map(|(isa, threads)| Task::Peak { isa: isa.to_owned(), threads }));
+    }
     tasks.extend((0..cases.len()).map(Task::Case));
     let mut state = seed ^ u64::from(round).wrapping_mul(0xd134_2543_de82_ef95);
     for i in (1..tasks.len()).rev() {
@@ -159,6 +172,7 @@ pub(super) fn order(cases: &[Case], seed: u64, round: u32) -> Vec<Task> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::SCHEMA;
 
     #[test]
     fn the_quick_suite_makes_its_cases_once() {
@@ -174,13 +188,16 @@ mod tests {
     #[test]
     fn rounds_are_permutations_that_the_seed_decides() {
         let cases = cases(&Suite::quick().unwrap(), 2).unwrap();
-        let first = order(&cases, 1, 1);
-        assert_eq!(first, order(&cases, 1, 1));
-        assert_ne!(first, order(&cases, 1, 2));
-        assert_ne!(first, order(&cases, 2, 1));
+        let first = order(SCHEMA, &cases, 1, 1);
+        assert_eq!(first, order(SCHEMA, &cases, 1, 1));
+        assert_ne!(first, order(SCHEMA, &cases, 1, 2));
+        assert_ne!(first, order(SCHEMA, &cases, 2, 1));
         for i in 0..cases.len() {
             assert_eq!(first.iter().filter(|t| **t == Task::Case(i)).count(), 1);
         }
-        assert_eq!(first.len(), cases.len() + 2);
+        // Bandwidth with one thread and with two; peaks of both, in scalar and in the best set.
+        let isas = if bitjoule_kernels::Isa::best() == Isa::SCALAR { 1 } else { 2 };
+        assert_eq!(first.len(), cases.len() + 2 + 2 * isas);
+        assert_eq!(order(1, &cases, 1, 1).len(), cases.len() + 2);
     }
 }

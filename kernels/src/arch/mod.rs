@@ -3,6 +3,7 @@
 //!
 //! `scalar` is the specification; the others are property-tested against it (tests/properties.rs).
 
+pub(crate) mod peak;
 pub(crate) mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
