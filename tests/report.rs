@@ -449,7 +449,7 @@ fn every_journal_makes_files_that_parse_and_hold_no_infinities() {
         let dir = tempfile::tempdir().unwrap();
         let written = write_all(dir.path(), &journal.records).unwrap_or_else(|e| panic!("{name}: {e}"));
         let expected = ["samples", "latencies", "summary", "speedup"].map(|n| format!("{n}.csv"));
-        let figures = ["decode_tok_s", "speedup", "rss", "latency"]
+        let figures = ["decode_tok_s", "speedup", "rss", "latency", "rooflines"]
             .iter()
             .flat_map(|n| [format!("plots/{n}.svg"), format!("plots/{n}.png")]);
         let expected: HashSet<_> = expected
@@ -627,7 +627,7 @@ fn gaps_are_drawn_with_their_reason() {
     let cases = journal.cases();
     journal.check(&cases[2], 0.3);
     write_all(dir.path(), &journal.records).unwrap();
-    for figure in ["decode_tok_s", "speedup", "rss", "latency"] {
+    for figure in ["decode_tok_s", "speedup", "rss", "latency", "rooflines"] {
         let svg = std::fs::read_to_string(dir.path().join(format!("plots/{figure}.svg"))).unwrap();
         assert!(svg.contains("wrong: logits differ"), "{figure}");
     }

@@ -65,7 +65,7 @@ pub struct Outcome {
 pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
     for path in &options.models {
         let path = std::path::absolute(path).map_err(|e| Error::io("find", path, &e))?;
-        suite.models.push(Model { source: ModelSource::File(path), name: None, kernels: None });
+        suite.models.push(Model { source: ModelSource::File(path), name: None, kernels: None, isas: None });
     }
     // Through the parser once more: it knows all rules, also those that an added model can break.
     let suite_toml = suite.to_toml()?;

@@ -15,26 +15,33 @@ use crate::suite::{ModelSource, Suite};
 const SYNTH_VERSION: u32 = 1;
 
 /// The cases of `suite`, `all_threads` being what `"all"` means. A kernel is paired with the instruction
-/// sets it has code for: `fp32-naive` runs once, as `scalar`, whatever the suite names.
+/// sets it has code for: `fp32-naive` runs once, as `scalar`, whatever the suite names. An instruction
+/// set that this CPU lacks is a case all the same, which its worker skips with the reason.
 ///
 /// # Errors
-/// If a name is unknown.
+/// If a name is unknown, or a model's kernel has no code for any of the instruction sets it is to run in.
 pub(super) fn cases(suite: &Suite, all_threads: u32) -> Result<Vec<Case>> {
     let mut cases = Vec::<Case>::new();
     for model in &suite.models {
         for kernel_name in suite.kernels_of(model) {
             let kernel = Kernel::by_name(kernel_name)
                 .ok_or_else(|| Error::input(format!("there is no kernel '{kernel_name}'")))?;
-            for isa in &suite.isas {
+            let mut has_code = false;
+            for isa in suite.isas_of(model) {
                 let isa = match (kernel, isa.as_str()) {
                     (Kernel::Fp32Naive, _) => Isa::SCALAR.name(),
                     (_, "auto") => kernel.isas().last().map_or("scalar", |i| i.name()),
+                    (_, named) if Isa::by_name(named).is_ok_and(|isa| !kernel.isas().contains(&isa)) => {
+                        continue;
+                    }
                     (_, named) => named,
                 };
+                has_code = true;
+                let label = model.label();
                 for threads in suite.thread_counts(all_threads) {
-                    for workload in &suite.workloads {
+                    for workload in suite.workloads.iter().filter(|w| w.is_for(&label, isa)) {
                         let (n_prompt, n_gen) = (workload.n_prompt, workload.n_gen);
-                        let label = model.label();
+                        let label = label.clone();
                         let id = format!("native/{label}/{kernel}/{isa}/t{threads}/p{n_prompt}/g{n_gen}");
                         if cases.iter().any(|c| c.id == id) {
                             continue;
@@ -53,7 +60,22 @@ pub(super) fn cases(suite: &Suite, all_threads: u32) -> Result<Vec<Case>> {
                     }
                 }
             }
+            if !has_code {
+                return Err(Error::input(format!(
+                    "model '{}': kernel '{kernel}' has no code for {}; add one of its instruction sets ({}) to \
+                     'isas', or take it from 'kernels'",
+                    model.label(),
+                    suite.isas_of(model).join(", "),
+                    kernel.isas().iter().map(|i| i.name()).collect::<Vec<_>>().join(", ")
+                )));
+            }
         }
+    }
+    if cases.is_empty() {
+        return Err(Error::input(format!(
+            "suite '{}' has no case: no workload is for its models and instruction sets",
+            suite.name
+        )));
     }
     Ok(cases)
 }
@@ -183,6 +205,35 @@ mod tests {
         assert_eq!(cases(&suite, 1).unwrap().len(), 3 * 3);
         assert!(all.iter().filter(|c| c.kernel == "fp32-naive").all(|c| c.isa == "scalar"));
         assert_eq!(all[0].id, "native/tiny-bitnet-b1.58/fp32-naive/scalar/t1/p16/g16");
+    }
+
+    #[test]
+    fn models_and_workloads_narrow_the_cases() {
+        let suite = |isas: &str| {
+            let text = format!(
+                "name = \"x\"\nkernels = [\"fp32-naive\", \"i2_s\"]\nisas = [\"scalar\", \"avx2\"]\nthreads = [1]\n\
+                 [[models]]\nsynth = \"125M\"\n[[models]]\nsynth = \"350M\"\nkernels = [\"i2_s\"]\nisas = [{isas}]\n\
+                 [[workloads]]\nn_prompt = 1\nn_gen = 2\n\
+                 [[workloads]]\nn_prompt = 9\nn_gen = 2\nmodels = [\"125M\"]\nisas = [\"avx2\"]\n"
+            );
+            Suite::parse(&text, "x", Path::new("/")).unwrap()
+        };
+        let ids = |isas| cases(&suite(isas), 1).unwrap().into_iter().map(|c| c.id).collect::<Vec<_>>();
+        // Whether or not this machine has AVX2: a case that cannot run is planned, and skipped by its worker.
+        assert_eq!(
+            ids("\"avx2\""),
+            [
+                "native/125M/fp32-naive/scalar/t1/p1/g2",
+                "native/125M/i2_s/scalar/t1/p1/g2",
+                "native/125M/i2_s/avx2/t1/p1/g2",
+                "native/125M/i2_s/avx2/t1/p9/g2",
+                "native/350M/i2_s/avx2/t1/p1/g2",
+            ]
+        );
+        let mut nothing = suite("\"avx2\"");
+        nothing.workloads.remove(0);
+        nothing.models.remove(0);
+        assert!(cases(&nothing, 1).unwrap_err().to_string().contains("no case"));
     }
 
     #[test]

@@ -90,6 +90,9 @@ pub struct Model {
     /// Kernels to measure it with, instead of the suite's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernels: Option<Vec<String>>,
+    /// Instruction sets to measure it with, instead of the suite's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isas: Option<Vec<String>>,
 }
 
 /// Where a model comes from.
@@ -126,13 +129,28 @@ impl Model {
 }
 
 /// How much each case computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workload {
     /// Prompt tokens, at least 1.
     pub n_prompt: u32,
     /// Tokens generated, at least 2: the first comes from the prefill, the others are decode steps.
     pub n_gen: u32,
+    /// Labels of the only models that it is for; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models: Option<Vec<String>>,
+    /// The only instruction sets that it is for, by the names that cases have (never `auto`); none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isas: Option<Vec<String>>,
+}
+
+impl Workload {
+    /// Whether a model is measured with it in an instruction set.
+    pub fn is_for(&self, model: &str, isa: &str) -> bool {
+        let named =
+            |list: &Option<Vec<String>>, name| list.as_ref().is_none_or(|l| l.iter().any(|n| n == name));
+        named(&self.models, model) && named(&self.isas, isa)
+    }
 }
 
 impl Suite {
@@ -184,6 +202,11 @@ impl Suite {
     /// The kernels to measure `model` with.
     pub fn kernels_of<'a>(&'a self, model: &'a Model) -> &'a [String] {
         model.kernels.as_deref().unwrap_or(&self.kernels)
+    }
+
+    /// The instruction sets to measure `model` with.
+    pub fn isas_of<'a>(&'a self, model: &'a Model) -> &'a [String] {
+        model.isas.as_deref().unwrap_or(&self.isas)
     }
 
     /// The thread counts in the suite's order, `"all"` being `all` threads, each once.

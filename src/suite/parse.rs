@@ -54,8 +54,8 @@ const SUITE_KEYS: &[&str] = &[
     "models",
     "workloads",
 ];
-const MODEL_KEYS: &[&str] = &["builtin", "synth", "file", "name", "kernels"];
-const WORKLOAD_KEYS: &[&str] = &["n_prompt", "n_gen"];
+const MODEL_KEYS: &[&str] = &["builtin", "synth", "file", "name", "kernels", "isas"];
+const WORKLOAD_KEYS: &[&str] = &["n_prompt", "n_gen", "models", "isas"];
 
 type Value<'i> = Spanned<DeValue<'i>>;
 
@@ -72,6 +72,9 @@ pub(super) fn parse(text: &str, origin: &str, base: &Path) -> Result<Suite> {
     let root = Table { source: &source, table: document.get_ref(), place: "", span: None };
     root.only(SUITE_KEYS)?;
 
+    let models = models(&root, base)?;
+    let labels: Vec<String> = models.iter().map(Model::label).collect();
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
     let suite = Suite {
         name: root.name(root.required("name")?, "name")?,
         description: match root.get("description") {
@@ -91,19 +94,23 @@ pub(super) fn parse(text: &str, origin: &str, base: &Path) -> Result<Suite> {
             None => vec!["auto".to_owned()],
         },
         threads: root.list(root.required("threads")?, "threads", |value| root.threads(value))?,
-        models: models(&root, base)?,
         workloads: root.list(root.required("workloads")?, "workloads", |value| {
             let table = root.table(value, "workloads")?;
             table.only(WORKLOAD_KEYS)?;
             Ok(Workload {
                 n_prompt: table.integer(table.required("n_prompt")?, "n_prompt", N_PROMPT)? as u32,
                 n_gen: table.integer(table.required("n_gen")?, "n_gen", N_GEN)? as u32,
+                models: table.optional_names("models", "model of this suite", &labels)?,
+                // What `auto` comes to is not known here; every other name is.
+                isas: table.optional_names("isas", "instruction set", &ISAS[1..])?,
             })
         })?,
+        models,
     };
 
-    let kernels: usize = suite.models.iter().map(|model| suite.kernels_of(model).len()).sum();
-    let cases = [suite.isas.len(), suite.threads.len(), suite.workloads.len()]
+    let kernels: usize =
+        suite.models.iter().map(|model| suite.kernels_of(model).len() * suite.isas_of(model).len()).sum();
+    let cases = [suite.threads.len(), suite.workloads.len()]
         .iter()
         .fold(kernels, |product, &n| product.saturating_mul(n));
     if cases > MAX_CASES {
@@ -181,11 +188,9 @@ fn model(table: Table<'_, '_>, value: &Value<'_>, base: &Path) -> Result<Model> 
             format!("the file's name makes no label ({why}); give one with `name = \"...\"`"),
         ));
     }
-    let kernels = match table.get("kernels") {
-        Some(value) => Some(table.names(value, "kernels", "kernel", KERNELS)?),
-        None => None,
-    };
-    Ok(Model { source, name, kernels })
+    let kernels = table.optional_names("kernels", "kernel", KERNELS)?;
+    let isas = table.optional_names("isas", "instruction set", ISAS)?;
+    Ok(Model { source, name, kernels, isas })
 }
 
 /// The text and what to call it.
@@ -310,6 +315,10 @@ impl<'a, 'i> Table<'a, 'i> {
 
     fn names(&self, value: &Value<'_>, key: &str, what: &str, valid: &[&str]) -> Result<Vec<String>> {
         self.list(value, key, |value| self.one_of(value, key, what, valid))
+    }
+
+    fn optional_names(&self, key: &str, what: &str, valid: &[&str]) -> Result<Option<Vec<String>>> {
+        self.get(key).map(|value| self.names(value, key, what, valid)).transpose()
     }
 
     fn threads(&self, value: &Value<'_>) -> Result<Threads> {
