@@ -9,8 +9,8 @@ use bitjoule_kernels::{Isa, Kernel};
 use common::{Golden, fixture, fixture_gz};
 
 fn engine(gguf: &bitjoule::gguf::Gguf, kernel: Kernel, isa: Isa, threads: usize, kv: KvType) -> Engine {
-    let model = Plan::new(gguf, kernel, I2sLayout::X86_64).unwrap().load().unwrap();
-    Engine::new(model, EngineOptions { isa, threads, kv, context: 32, batch: 16 }).unwrap()
+    let model = Plan::new(gguf, kernel, I2sLayout::X86_64).unwrap().load(isa).unwrap();
+    Engine::new(model, EngineOptions { threads, kv, context: 32, batch: 16 }).unwrap()
 }
 
 /// Largest difference over the largest golden logit, and positions whose argmax agrees.

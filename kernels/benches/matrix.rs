@@ -10,9 +10,6 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 /// More than the last-level caches of the machines this is meant for share among one core.
 const WORKING_SET: usize = 256 << 20;
 
-const FORMATS: [(&str, Format); 3] =
-    [("fp32-naive", Format::Fp32Rows), ("f16", Format::F16Panels), ("i2_s", Format::I2S)];
-
 fn trit(row: usize, col: usize) -> i8 {
     (((row * 7919 + col) as u32).wrapping_mul(2_654_435_761) >> 16) as i8 % 3 % 2
 }

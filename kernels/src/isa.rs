@@ -14,10 +14,13 @@ pub(crate) enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// The above with VBMI: lookups in tables of 128 bytes.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vbmi,
 }
 
 /// Every name that some target knows, so that a suite written elsewhere gets the right message.
-const KNOWN: [&str; 3] = ["scalar", "avx2", "avx512-vnni"];
+const KNOWN: [&str; 4] = ["scalar", "avx2", "avx512-vnni", "avx512-vbmi"];
 
 /// An instruction set that was asked for by name and cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +64,9 @@ impl Isa {
             let avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni");
             if avx2 && avx512 {
                 isas.push(Isa(Level::Avx512Vnni));
+                if has!("avx512vbmi") {
+                    isas.push(Isa(Level::Avx512Vbmi));
+                }
             }
         }
         isas
@@ -97,11 +103,31 @@ impl Isa {
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vbmi => "avx512-vbmi",
         }
     }
 
     pub(crate) fn level(self) -> Level {
         self.0
+    }
+
+    /// Whether table lookups are in 16-bit lanes; in bytes otherwise.
+    pub(crate) fn word_tables(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni | Level::Avx512Vbmi => true,
+            _ => false,
+        }
+    }
+
+    /// Whether five trits in a byte are decoded by a table; by arithmetic otherwise.
+    pub(crate) fn base3_by_table(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vbmi => true,
+            _ => false,
+        }
     }
 }
 

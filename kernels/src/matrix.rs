@@ -4,61 +4,26 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use half::f16;
+use rayon::prelude::*;
 
-use crate::format::{float_panels, fp32_rows, i2_s};
-use crate::input::COLUMN_STEP;
+use crate::format::tables::{self, Kind};
+use crate::format::{Format, MAX_TERNARY_COLS, float_panels, fp32_rows};
+use crate::input::{COLUMN_STEP, SLACK};
 use crate::isa::Level;
 use crate::{Arena, ArenaWriter, Isa, PANEL_ROWS, TokenInput, arch};
-
-/// How the weights of a [`Matrix`] are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// [`fp32_rows`]
-    Fp32Rows,
-    /// [`float_panels`] of f16
-    F16Panels,
-    /// [`float_panels`] of f32
-    F32Panels,
-    /// [`i2_s`]
-    I2S,
-}
-
-impl Format {
-    /// Bytes that a packed matrix takes, padding included.
-    pub fn packed_len(self, rows: usize, cols: usize) -> usize {
-        match self {
-            Format::Fp32Rows => fp32_rows::packed_len(rows, cols),
-            Format::F16Panels => float_panels::packed_len::<f16>(rows, cols),
-            Format::F32Panels => float_panels::packed_len::<f32>(rows, cols),
-            Format::I2S => i2_s::packed_len(rows, cols),
-        }
-    }
-
-    /// Bits that one weight takes.
-    pub fn bits_per_weight(self) -> u64 {
-        match self {
-            Format::Fp32Rows | Format::F32Panels => 32,
-            Format::F16Panels => 16,
-            Format::I2S => 2,
-        }
-    }
-}
 
 /// A packed matrix: `rows` outputs, `cols` inputs, `weight = stored value * scale`.
 #[derive(Debug, Clone)]
 pub struct Matrix {
-    format: Format,
-    rows: usize,
-    cols: usize,
-    scale: f32,
-    range: Range<usize>,
+    packed: PackedMatrix,
     arena: Arc<Arena>,
 }
 
 /// A matrix whose arena is still being filled.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PackedMatrix {
     format: Format,
+    isa: Isa,
     rows: usize,
     cols: usize,
     scale: f32,
@@ -72,10 +37,11 @@ impl PackedMatrix {
     /// The first error of `fill`.
     ///
     /// # Panics
-    /// If the arena is too small, or the format is [`Format::I2S`].
+    /// If the arena is too small, or the format is a ternary one.
     pub fn pack_floats<E: Send>(
         arena: &mut ArenaWriter,
         format: Format,
+        isa: Isa,
         (rows, cols): (usize, usize),
         scale: f32,
         fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
@@ -85,35 +51,71 @@ impl PackedMatrix {
             Format::Fp32Rows => fp32_rows::pack(out, rows, cols, fill)?,
             Format::F16Panels => float_panels::pack::<f16, E>(out, rows, cols, fill)?,
             Format::F32Panels => float_panels::pack::<f32, E>(out, rows, cols, fill)?,
-            Format::I2S => panic!("i2_s matrices are packed from trits"),
+            _ => panic!("{format:?} matrices are packed from trits"),
         }
-        Ok(PackedMatrix { format, rows, cols, scale, range })
+        Ok(PackedMatrix { format, isa, rows, cols, scale, range })
     }
 
-    /// Packs a ternary matrix as `i2_s`. `fill` writes the trits of the given rows, row-major.
+    /// Packs a ternary matrix. `fill` writes the trits (-1, 0, 1) of the given rows, row-major; it runs on
+    /// rayon's threads.
     ///
     /// # Errors
     /// The first error of `fill`.
     ///
     /// # Panics
-    /// If the arena is too small or `cols` exceeds [`i2_s::MAX_COLS`].
-    pub fn pack_i2_s<E: Send>(
+    /// If the arena is too small, the format is none of ternary weights, `cols` exceeds
+    /// [`MAX_TERNARY_COLS`], or `fill` wrote something that is no trit.
+    pub fn pack_ternary<E: Send>(
         arena: &mut ArenaWriter,
+        format: Format,
+        isa: Isa,
         (rows, cols): (usize, usize),
         scale: f32,
         fill: impl Fn(Range<usize>, &mut [i8]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
-        let format = Format::I2S;
+        assert!(cols <= MAX_TERNARY_COLS, "at most {MAX_TERNARY_COLS} columns, not {cols}");
         let (range, out) = arena.block(format.packed_len(rows, cols)).expect("arena holds every matrix");
-        i2_s::pack(out, rows, cols, fill)?;
-        Ok(PackedMatrix { format, rows, cols, scale, range })
+        let (panels, len, stride) =
+            (rows.div_ceil(PANEL_ROWS), format.panel_len(cols), format.padded_cols(cols));
+        let pack = |panel: usize, out: &mut [u8]| -> Result<(), E> {
+            let own = panel * PANEL_ROWS..((panel + 1) * PANEL_ROWS).min(rows);
+            let mut values = vec![0i8; own.len() * cols];
+            fill(own, &mut values)?;
+            assert!(values.iter().all(|t| (-1..=1).contains(t)), "a trit is -1, 0 or 1");
+            let mut trits = vec![0i8; PANEL_ROWS * stride];
+            for (padded, row) in trits.chunks_exact_mut(stride).zip(values.chunks_exact(cols)) {
+                padded[..cols].copy_from_slice(row);
+            }
+            format.pack_panel(isa, cols, &trits, out);
+            Ok(())
+        };
+        match Kind::of(format) {
+            None => out
+                .par_chunks_exact_mut(len.max(1))
+                .enumerate()
+                .try_for_each(|(panel, out)| pack(panel, out))?,
+            // A panel's chunks lie apart: see `format::tables`.
+            Some(kind) => {
+                let mut packed = vec![0u8; panels * len];
+                packed
+                    .par_chunks_exact_mut(len)
+                    .enumerate()
+                    .try_for_each(|(panel, out)| pack(panel, out))?;
+                for chunk in tables::chunks(kind, isa.word_tables(), cols) {
+                    let out = &mut out[panels * chunk.start..][..panels * chunk.bytes];
+                    for (out, panel) in out.chunks_exact_mut(chunk.bytes).zip(packed.chunks_exact(len)) {
+                        out.copy_from_slice(&panel[chunk.start..][..chunk.bytes]);
+                    }
+                }
+            }
+        }
+        Ok(PackedMatrix { format, isa, rows, cols, scale, range })
     }
 
     /// The matrix, in the finished arena it was packed into.
     pub fn finish(self, arena: Arc<Arena>) -> Matrix {
         assert!(self.range.end <= arena.bytes().len(), "the matrix belongs to another arena");
-        let PackedMatrix { format, rows, cols, scale, range } = self;
-        Matrix { format, rows, cols, scale, range, arena }
+        Matrix { packed: self, arena }
     }
 }
 
@@ -131,7 +133,7 @@ struct Line([u8; 64]);
 impl Scratch {
     /// Scratch for matrices of up to `max_cols` columns; using it for those never allocates.
     pub fn new(max_cols: usize) -> Self {
-        let bytes = (PANEL_ROWS * max_cols.next_multiple_of(COLUMN_STEP))
+        let bytes = (PANEL_ROWS * (max_cols.next_multiple_of(COLUMN_STEP) + SLACK))
             .max(PANEL_ROWS * arch::FLOAT_BLOCK_COLS * size_of::<f32>());
         Scratch { lines: vec![Line([0; 64]); bytes.div_ceil(64)] }
     }
@@ -141,35 +143,69 @@ impl Scratch {
     }
 }
 
+/// Panels of a ternary matrix, as the kernels see them.
+#[derive(Debug, Clone)]
+pub(crate) struct Share<'a> {
+    pub(crate) format: Format,
+    pub(crate) cols: usize,
+    pub(crate) scale: f32,
+    pub(crate) panels: Range<usize>,
+    words: bool,
+    all_panels: usize,
+    data: &'a [u8],
+}
+
+impl<'a> Share<'a> {
+    /// The panels, of a format that keeps each in one piece.
+    pub(crate) fn whole_panels(&self) -> std::slice::ChunksExact<'a, u8> {
+        let len = self.format.panel_len(self.cols);
+        self.data[self.panels.start * len..self.panels.end * len].chunks_exact(len)
+    }
+
+    /// The chunks of a table format, each with its bytes of all panels of the share.
+    pub(crate) fn chunks(&self, kind: Kind) -> impl Iterator<Item = (tables::Chunk, &'a [u8])> + Clone {
+        let (data, all, panels) = (self.data, self.all_panels, self.panels.clone());
+        tables::chunks(kind, self.words, self.cols).map(move |chunk| {
+            let of_all = &data[all * chunk.start..];
+            (chunk, &of_all[panels.start * chunk.bytes..panels.end * chunk.bytes])
+        })
+    }
+}
+
 impl Matrix {
     /// Number of rows (outputs).
     pub fn rows(&self) -> usize {
-        self.rows
+        self.packed.rows
     }
 
     /// Number of columns (inputs).
     pub fn cols(&self) -> usize {
-        self.cols
+        self.packed.cols
     }
 
     /// How the weights are stored.
     pub fn format(&self) -> Format {
-        self.format
+        self.packed.format
+    }
+
+    /// The instruction set that the matrix is packed for and multiplied with.
+    pub fn isa(&self) -> Isa {
+        self.packed.isa
     }
 
     /// Number of panels: the unit in which work is split.
     pub fn panels(&self) -> usize {
-        self.rows.div_ceil(PANEL_ROWS)
+        self.rows().div_ceil(PANEL_ROWS)
     }
 
     /// Bytes that a product must read: all weights at the format's bits, without padding.
     pub fn payload_bytes(&self) -> u64 {
-        self.rows as u64 * self.cols as u64 * self.format.bits_per_weight() / 8
+        self.format().payload_bytes(self.rows(), self.cols())
     }
 
     /// Bytes that the packed matrix occupies.
     pub fn packed_bytes(&self) -> usize {
-        self.range.len()
+        self.packed.range.len()
     }
 
     /// Row `row` as f32, into `out` (of `cols` elements): an embedding lookup.
@@ -177,24 +213,28 @@ impl Matrix {
     /// # Panics
     /// If `row` is no row of the matrix, or `out` has another length.
     pub fn row(&self, row: usize, out: &mut [f32]) {
-        assert!(row < self.rows && out.len() == self.cols);
-        let data = self.data();
-        match self.format {
+        let (cols, data) = (self.cols(), self.data());
+        assert!(row < self.rows() && out.len() == cols);
+        match self.format() {
             Format::Fp32Rows => {
-                let stride = self.cols.next_multiple_of(COLUMN_STEP);
+                let stride = cols.next_multiple_of(COLUMN_STEP);
                 let data: &[f32] = bytemuck::cast_slice(data);
-                out.copy_from_slice(&data[row * stride..][..self.cols]);
+                out.copy_from_slice(&data[row * stride..][..cols]);
             }
-            Format::F16Panels => float_panels::unpack_row::<f16>(data, self.cols, row, out),
-            Format::F32Panels => float_panels::unpack_row::<f32>(data, self.cols, row, out),
-            Format::I2S => {
+            Format::F16Panels => float_panels::unpack_row::<f16>(data, cols, row, out),
+            Format::F32Panels => float_panels::unpack_row::<f32>(data, cols, row, out),
+            ternary => {
+                let mut codes = vec![0; PANEL_ROWS * ternary.padded_cols(cols)];
+                let panel = row / PANEL_ROWS;
+                arch::scalar::unpack(self.isa(), &self.share(panel..panel + 1), &mut codes);
                 for (c, out) in out.iter_mut().enumerate() {
-                    *out = f32::from(i2_s::code(data, self.cols, row, c)) - 1.0;
+                    let code = codes[4 * (c / 4 * PANEL_ROWS + row % PANEL_ROWS) + c % 4];
+                    *out = f32::from(code) - 1.0;
                 }
             }
         }
         for out in out {
-            *out *= self.scale;
+            *out *= self.packed.scale;
         }
     }
 
@@ -203,39 +243,41 @@ impl Matrix {
     /// `out` is panel-major, `[panel][input][32 rows]`, so that threads which share the panels write
     /// to contiguous, disjoint parts of one buffer. Rows beyond the matrix in the last panel get 0.
     ///
-    /// For `i2_s` the inputs must have been quantized; the result is
-    /// `(sum of q * trit) * (q_step * scale)` with an exact integer sum, the same bit for bit on
-    /// every instruction set and in every batch. Float results depend on the order of summation.
+    /// For ternary formats the inputs must have been quantized, and tabulated for a table format if there is
+    /// one input or the format is [`Format::Tl2Lossy`]. The result is
+    /// `(sum of q * trit) * (q_step * scale)` with an exact integer sum, the same bit for bit in every exact
+    /// format, on every instruction set and in every batch. Float results depend on the order of summation.
     ///
     /// # Panics
-    /// If an input's length does not fit the matrix or `out` does not fit the panels and inputs.
-    pub fn mul(
-        &self,
-        isa: Isa,
-        panels: Range<usize>,
-        inputs: &[TokenInput],
-        scratch: &mut Scratch,
-        out: &mut [f32],
-    ) {
-        let stride = self.cols.next_multiple_of(COLUMN_STEP);
+    /// If an input's length does not fit the matrix, it lacks what the format needs, or `out` does not fit
+    /// the panels and inputs.
+    pub fn mul(&self, panels: Range<usize>, inputs: &[TokenInput], scratch: &mut Scratch, out: &mut [f32]) {
+        let (format, cols) = (self.format(), self.cols());
+        let stride = cols.next_multiple_of(COLUMN_STEP);
+        let ternary = format.is_ternary();
         assert!(panels.start <= panels.end && panels.end <= self.panels(), "panels of the matrix");
         assert_eq!(out.len(), panels.len() * inputs.len() * PANEL_ROWS, "one output for each row and input");
         for input in inputs {
             assert_eq!(input.x.len(), stride, "the input has the matrix's columns");
-            assert!(self.format != Format::I2S || input.q.len() == stride, "the input is quantized");
+            assert!(!ternary || input.q.len() == stride + SLACK, "the input is quantized");
         }
-        if inputs.is_empty() {
+        if out.is_empty() {
             return;
         }
-        let panel_bytes = self.format.packed_len(PANEL_ROWS, self.cols);
-        let data = &self.data()[panels.start * panel_bytes..panels.end * panel_bytes];
-        let scratch = match self.format {
-            Format::I2S => scratch.bytes(PANEL_ROWS * stride),
-            _ => scratch.bytes(PANEL_ROWS * arch::FLOAT_BLOCK_COLS * size_of::<f32>()),
-        };
-        let outs = out.chunks_exact_mut(inputs.len() * PANEL_ROWS);
-        for (panel, out) in data.chunks_exact(panel_bytes).zip(outs) {
-            self.mul_panel(isa, panel, inputs, scratch, out);
+        if !ternary {
+            return self.mul_floats(panels, inputs, scratch, out);
+        }
+        if let ([_], _) | (_, Format::Tl2Lossy) = (inputs, format) {
+            let share = self.share(panels);
+            for (t, input) in inputs.iter().enumerate() {
+                assert!(!format.needs_tables() || input.tables_of == Some(format), "the input is tabulated");
+                self.gemv(&share, input, scratch, inputs.len() * PANEL_ROWS, &mut out[t * PANEL_ROWS..]);
+            }
+            return;
+        }
+        let codes = scratch.bytes(PANEL_ROWS * format.padded_cols(cols));
+        for (panel, out) in panels.zip(out.chunks_exact_mut(inputs.len() * PANEL_ROWS)) {
+            self.gemm(&self.share(panel..panel + 1), inputs, codes, out);
         }
     }
 
@@ -244,49 +286,138 @@ impl Matrix {
     ///
     /// # Panics
     /// If they are not panels of the matrix.
-    pub fn read(&self, isa: Isa, panels: Range<usize>) -> u64 {
-        let panel_bytes = self.format.packed_len(PANEL_ROWS, self.cols);
+    pub fn read(&self, panels: Range<usize>) -> u64 {
+        let panel_bytes = self.format().panel_len(self.cols());
         let panels = &self.data()[panels.start * panel_bytes..panels.end * panel_bytes];
-        crate::vector::read(isa, bytemuck::cast_slice(panels))
+        crate::vector::read(self.isa(), bytemuck::cast_slice(panels))
     }
 
-    fn mul_panel(&self, isa: Isa, panel: &[u8], inputs: &[TokenInput], scratch: &mut [u8], out: &mut [f32]) {
+    fn share(&self, panels: Range<usize>) -> Share<'_> {
+        Share {
+            format: self.format(),
+            cols: self.cols(),
+            scale: self.packed.scale,
+            panels,
+            words: self.isa().word_tables(),
+            all_panels: self.panels(),
+            data: self.data(),
+        }
+    }
+
+    fn mul_floats(
+        &self,
+        panels: Range<usize>,
+        inputs: &[TokenInput],
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
         use bytemuck::cast_slice;
-        let scale = self.scale;
-        match isa.level() {
-            _ if self.format == Format::Fp32Rows => {
-                arch::scalar::naive_rows(cast_slice(panel), scale, inputs, out);
-            }
-            Level::Scalar => match self.format {
-                Format::I2S => arch::scalar::i2_s(panel, scale, inputs, out),
-                Format::F16Panels => arch::scalar::float_panel::<f16>(cast_slice(panel), scale, inputs, out),
-                _ => arch::scalar::float_panel::<f32>(cast_slice(panel), scale, inputs, out),
-            },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` of this level exists only if the CPU has its features; `mul` checked
-            // the inputs against the columns and cut the panel, the outputs and the scratch to size.
-            Level::Avx2 => unsafe {
-                use arch::avx2::{float_panel, i2_s};
-                match self.format {
-                    Format::I2S => i2_s(panel, scale, inputs, scratch, out),
-                    Format::F16Panels => float_panel::<f16>(cast_slice(panel), scale, inputs, scratch, out),
-                    _ => float_panel::<f32>(cast_slice(panel), scale, inputs, scratch, out),
+        let (format, scale) = (self.format(), self.packed.scale);
+        let panel_bytes = format.panel_len(self.cols());
+        let data = &self.data()[panels.start * panel_bytes..panels.end * panel_bytes];
+        let scratch = scratch.bytes(PANEL_ROWS * arch::FLOAT_BLOCK_COLS * size_of::<f32>());
+        let outs = out.chunks_exact_mut(inputs.len() * PANEL_ROWS);
+        for (panel, out) in data.chunks_exact(panel_bytes).zip(outs) {
+            match self.isa().level() {
+                _ if format == Format::Fp32Rows => {
+                    arch::scalar::naive_rows(cast_slice(panel), scale, inputs, out);
                 }
+                Level::Scalar => match format {
+                    Format::F16Panels => {
+                        arch::scalar::float_panel::<f16>(cast_slice(panel), scale, inputs, out);
+                    }
+                    _ => arch::scalar::float_panel::<f32>(cast_slice(panel), scale, inputs, out),
+                },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: an `Isa` of this level exists only if the CPU has its features; `mul` checked the
+                // inputs against the columns and the outputs, the panel and the scratch are cut to size.
+                Level::Avx2 => unsafe {
+                    use arch::avx2::float_panel;
+                    match format {
+                        Format::F16Panels => {
+                            float_panel::<f16>(cast_slice(panel), scale, inputs, scratch, out);
+                        }
+                        _ => float_panel::<f32>(cast_slice(panel), scale, inputs, scratch, out),
+                    }
+                },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                Level::Avx512Vnni | Level::Avx512Vbmi => unsafe {
+                    use arch::avx512::float_panel;
+                    match format {
+                        Format::F16Panels => {
+                            float_panel::<f16>(cast_slice(panel), scale, inputs, scratch, out);
+                        }
+                        _ => float_panel::<f32>(cast_slice(panel), scale, inputs, scratch, out),
+                    }
+                },
+            }
+        }
+    }
+
+    /// One input times the panels of `share`; the outputs of two panels are `stride` apart.
+    fn gemv(
+        &self,
+        share: &Share<'_>,
+        input: &TokenInput,
+        scratch: &mut Scratch,
+        stride: usize,
+        out: &mut [f32],
+    ) {
+        match self.isa().level() {
+            Level::Scalar => {
+                let codes = scratch.bytes(PANEL_ROWS * share.format.padded_cols(share.cols));
+                for (i, panel) in share.panels.clone().enumerate() {
+                    arch::scalar::unpack(self.isa(), &self.share(panel..panel + 1), codes);
+                    let out = &mut out[i * stride..][..PANEL_ROWS];
+                    arch::scalar::gemv(share, codes, input, out);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this level exists only if the CPU has its features; `mul` checked that the
+            // input has what the format needs, and the share's bytes are whole panels.
+            Level::Avx2 => unsafe { arch::avx2::gemv(share, input, stride, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::Avx512Vnni => unsafe { arch::avx512::gemv(share, input, stride, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::Avx512Vbmi => unsafe { arch::avx512::vbmi::gemv(share, input, stride, out) },
+        }
+    }
+
+    /// Several inputs times the one panel of `share`; `codes` has room for its codes, a byte each.
+    fn gemm(&self, share: &Share<'_>, inputs: &[TokenInput], codes: &mut [u8], out: &mut [f32]) {
+        match self.isa().level() {
+            Level::Scalar => {
+                arch::scalar::unpack(self.isa(), share, codes);
+                for (input, out) in inputs.iter().zip(out.chunks_exact_mut(PANEL_ROWS)) {
+                    arch::scalar::gemv(share, codes, input, out);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this level exists only if the CPU has its features; `mul` checked the
+            // inputs against the columns and cut the outputs and the codes to size.
+            Level::Avx2 => unsafe {
+                arch::avx2::unpack(self.isa(), share, codes);
+                arch::avx2::gemm(codes, share.scale, inputs, out);
             },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Level::Avx512Vnni => unsafe {
-                use arch::avx512::{float_panel, i2_s};
-                match self.format {
-                    Format::I2S => i2_s(panel, scale, inputs, scratch, out),
-                    Format::F16Panels => float_panel::<f16>(cast_slice(panel), scale, inputs, scratch, out),
-                    _ => float_panel::<f32>(cast_slice(panel), scale, inputs, scratch, out),
-                }
+                arch::avx512::unpack(share, codes);
+                arch::avx512::gemm(codes, share.scale, inputs, out);
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::Avx512Vbmi => unsafe {
+                arch::avx512::vbmi::unpack(share, codes);
+                arch::avx512::gemm(codes, share.scale, inputs, out);
             },
         }
     }
 
     fn data(&self) -> &[u8] {
-        &self.arena.bytes()[self.range.clone()]
+        &self.arena.bytes()[self.packed.range.clone()]
     }
 }

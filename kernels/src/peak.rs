@@ -49,14 +49,14 @@ pub fn run(isa: Isa, arithmetic: Arithmetic, macs: u64) -> u64 {
             (turns, x86_64::AVX2_F32_MACS)
         }
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx512Vnni, Arithmetic::Int8) => {
+        (Level::Avx512Vnni | Level::Avx512Vbmi, Arithmetic::Int8) => {
             let turns = turns(x86_64::AVX512_INT8_MACS);
             // SAFETY: as above.
             black_box(unsafe { x86_64::avx512_int8(turns) });
             (turns, x86_64::AVX512_INT8_MACS)
         }
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx512Vnni, Arithmetic::F32) => {
+        (Level::Avx512Vnni | Level::Avx512Vbmi, Arithmetic::F32) => {
             let turns = turns(x86_64::AVX512_F32_MACS);
             // SAFETY: as above.
             black_box(unsafe { x86_64::avx512_f32(turns) });

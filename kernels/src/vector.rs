@@ -37,11 +37,12 @@ macro_rules! for_each_isa {
                 Level::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: an `Isa` of that level exists only if the CPU has its features.
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512Vnni => unsafe { avx512($($arg),*) },
+                Level::Avx512Vnni | Level::Avx512Vbmi => unsafe { avx512($($arg),*) },
             }
         }
     };
 }
+pub(crate) use for_each_isa;
 
 for_each_isa! {
     /// RMSNorm: `out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]`. The mean is summed in f64.
@@ -185,7 +186,7 @@ pub fn read(isa: Isa, words: &[u64]) -> u64 {
         Level::Avx2 => unsafe { crate::arch::avx2::read(words) },
         // SAFETY: an `Isa` of that level exists only if the CPU has its features.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512Vnni => unsafe { crate::arch::avx512::read(words) },
+        Level::Avx512Vnni | Level::Avx512Vbmi => unsafe { crate::arch::avx512::read(words) },
     }
 }
 
@@ -256,7 +257,7 @@ pub fn attend<T: KvElement>(isa: Isa, args: Attend<'_, T>) {
         },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512Vnni => unsafe {
+        Level::Avx512Vnni | Level::Avx512Vbmi => unsafe {
             use crate::arch::avx512::{attention_scores, weighted_sum};
             attention_scores(query, keys, scale, &mut scores[..n]);
             attention_scores(query, own_key, scale, &mut scores[n..]);

@@ -5,18 +5,18 @@ use bitjoule_kernels::{ArenaWriter, Format, Isa, Matrix, PANEL_ROWS, PackedMatri
 use half::f16;
 use proptest::prelude::*;
 
-fn ternary(rows: usize, cols: usize, scale: f32, trits: &[i8]) -> Matrix {
-    let mut arena = ArenaWriter::new(Format::I2S.packed_len(rows, cols)).unwrap();
-    let packed = PackedMatrix::pack_i2_s(&mut arena, (rows, cols), scale, |range, out| {
+fn ternary(format: Format, isa: Isa, rows: usize, cols: usize, scale: f32, trits: &[i8]) -> Matrix {
+    let mut arena = ArenaWriter::new(format.packed_len(rows, cols)).unwrap();
+    let packed = PackedMatrix::pack_ternary(&mut arena, format, isa, (rows, cols), scale, |range, out| {
         out.copy_from_slice(&trits[range.start * cols..range.end * cols]);
         Ok::<_, ()>(())
     });
     packed.unwrap().finish(arena.finish())
 }
 
-fn floats(format: Format, rows: usize, cols: usize, scale: f32, weights: &[f32]) -> Matrix {
+fn floats(format: Format, isa: Isa, rows: usize, cols: usize, scale: f32, weights: &[f32]) -> Matrix {
     let mut arena = ArenaWriter::new(format.packed_len(rows, cols)).unwrap();
-    let packed = PackedMatrix::pack_floats(&mut arena, format, (rows, cols), scale, |range, out| {
+    let packed = PackedMatrix::pack_floats(&mut arena, format, isa, (rows, cols), scale, |range, out| {
         out.copy_from_slice(&weights[range.start * cols..range.end * cols]);
         Ok::<_, ()>(())
     });
@@ -30,9 +30,17 @@ fn token(x: &[f32]) -> TokenInput {
     input
 }
 
-fn product(matrix: &Matrix, isa: Isa, inputs: &[TokenInput]) -> Vec<f32> {
-    let mut out = vec![f32::NAN; matrix.panels() * inputs.len() * PANEL_ROWS];
-    matrix.mul(isa, 0..matrix.panels(), inputs, &mut Scratch::new(matrix.cols()), &mut out);
+/// The product, computed in two parts as two threads would, from inputs that are tabulated first.
+fn product(matrix: &Matrix, inputs: &[TokenInput]) -> Vec<f32> {
+    let mut inputs = inputs.to_vec();
+    inputs.iter_mut().for_each(|i| i.tabulate(matrix.isa(), matrix.format(), matrix.cols()));
+    let unit = inputs.len() * PANEL_ROWS;
+    let mut out = vec![f32::NAN; matrix.panels() * unit];
+    let (panels, cut) = (matrix.panels(), matrix.panels() / 3);
+    let (first, second) = out.split_at_mut(cut * unit);
+    let mut scratch = Scratch::new(matrix.cols());
+    matrix.mul(0..cut, &inputs, &mut scratch, first);
+    matrix.mul(cut..panels, &inputs, &mut scratch, second);
     out
 }
 
@@ -71,24 +79,48 @@ proptest! {
             Just(cols),
         ))
     ) {
-        let matrix = ternary(rows, cols, 0.75, &trits);
         let inputs: Vec<_> = inputs.iter().map(|x| token(x)).collect();
         let n = inputs.len();
-        let scalar = product(&matrix, Isa::SCALAR, &inputs);
-        for (t, input) in inputs.iter().enumerate() {
-            let (q, step) = input.quantized();
-            for r in 0..rows {
-                let sum: i64 = (0..cols).map(|c| i64::from(q[c]) * i64::from(trits[r * cols + c])).sum();
-                let want = sum as f32 * (step * 0.75);
-                prop_assert_eq!(at(&scalar, n, r, t).to_bits(), want.to_bits(), "row {}, input {}", r, t);
+        let sum = |r: usize, t: usize| -> i64 {
+            let q = inputs[t].quantized().0;
+            (0..cols).map(|c| i64::from(q[c]) * i64::from(trits[r * cols + c])).sum()
+        };
+        let want: Vec<Vec<i64>> = (0..rows).map(|r| (0..n).map(|t| sum(r, t)).collect()).collect();
+        for format in Format::TERNARY.into_iter().filter(|f| f.is_exact()) {
+            for isa in Isa::available() {
+                let matrix = ternary(format, isa, rows, cols, 0.75, &trits);
+                for (how, inputs) in [("GEMM", &inputs[..]), ("GEMV", &inputs[..1])] {
+                    let out = product(&matrix, inputs);
+                    for (t, input) in inputs.iter().enumerate() {
+                        let factor = input.quantized().1 * 0.75;
+                        for r in 0..rows {
+                            let want = want[r][t] as f32 * factor;
+                            let got = at(&out, inputs.len(), r, t);
+                            prop_assert_eq!(
+                                got.to_bits(), want.to_bits(),
+                                "{:?} {} {}: row {}, input {}: {} for {}", format, isa, how, r, t, got, want
+                            );
+                        }
+                    }
+                }
             }
         }
+        // The lossy kernel: the same bits everywhere, and each table's sum within a unit and a half.
+        let lossy = |isa| ternary(Format::Tl2Lossy, isa, rows, cols, 0.75, &trits);
+        let scalar = product(&lossy(Isa::SCALAR), &inputs);
         for isa in Isa::available() {
-            let batch = product(&matrix, isa, &inputs);
-            prop_assert_eq!(&batch, &scalar, "{} GEMM", isa);
-            let single = product(&matrix, isa, &inputs[..1]);
+            prop_assert_eq!(&product(&lossy(isa), &inputs), &scalar, "{}", isa);
+            let single = product(&lossy(isa), &inputs[..1]);
             for r in 0..rows {
-                prop_assert_eq!(at(&single, 1, r, 0), at(&scalar, n, r, 0), "{} GEMV, row {}", isa, r);
+                prop_assert_eq!(at(&single, 1, r, 0).to_bits(), at(&scalar, n, r, 0).to_bits());
+            }
+        }
+        for (t, input) in inputs.iter().enumerate() {
+            let unit = f64::from(input.quantized().1 * 0.75);
+            for r in 0..rows {
+                let off = (f64::from(at(&scalar, n, r, t)) / unit - want[r][t] as f64).abs();
+                let most = (cols / 2 + 2) as f64 * 1.01 + want[r][t].abs() as f64 * 1e-6;
+                prop_assert!(off <= most || unit == 0.0, "row {}, input {}: off by {}", r, t, off);
             }
         }
     }
@@ -104,10 +136,10 @@ proptest! {
     ) {
         let inputs: Vec<_> = inputs.iter().map(|x| token(x)).collect();
         for format in [Format::Fp32Rows, Format::F16Panels, Format::F32Panels] {
-            let matrix = floats(format, rows, cols, 0.5, &weights);
             for isa in Isa::available() {
+                let matrix = floats(format, isa, rows, cols, 0.5, &weights);
                 for inputs in [&inputs[..], &inputs[..1]] {
-                    let out = product(&matrix, isa, inputs);
+                    let out = product(&matrix, inputs);
                     for (t, input) in inputs.iter().enumerate() {
                         for r in 0..rows {
                             let terms = (0..cols)
@@ -131,13 +163,14 @@ proptest! {
             (0..rows * cols).map(|i| ((i as u32 ^ seed).wrapping_mul(2_654_435_761) >> 20) as i8 % 3 % 2).collect();
         let weights: Vec<f32> = trits.iter().map(|&t| f32::from(t)).collect();
         let mut row = vec![0.0; cols];
-        for matrix in [
-            ternary(rows, cols, 0.5, &trits),
-            floats(Format::Fp32Rows, rows, cols, 0.5, &weights),
-            floats(Format::F16Panels, rows, cols, 0.5, &weights),
-            floats(Format::F32Panels, rows, cols, 0.5, &weights),
-        ] {
-            for r in 0..rows {
+        let isas = Isa::available();
+        let ternary = isas.iter().flat_map(|&isa| {
+            Format::TERNARY.map(|format| ternary(format, isa, rows, cols, 0.5, &trits))
+        });
+        let floats = [Format::Fp32Rows, Format::F16Panels, Format::F32Panels]
+            .map(|format| floats(format, Isa::best(), rows, cols, 0.5, &weights));
+        for matrix in ternary.chain(floats) {
+            for r in [0, rows / 2, rows - 1] {
                 matrix.row(r, &mut row);
                 for c in 0..cols {
                     prop_assert_eq!(row[c], weights[r * cols + c] * 0.5, "{:?} {},{}", matrix.format(), r, c);
@@ -245,15 +278,17 @@ fn attention<T: KvElement>(
 
 #[test]
 fn a_nan_is_never_hidden() {
-    let matrix = ternary(40, 64, 1.0, &vec![1; 40 * 64]);
     let mut x = vec![1.0; 64];
     x[63] = f32::NAN;
     for isa in Isa::available() {
         let mut input = TokenInput::new(64);
         input.values_mut(64).copy_from_slice(&x);
         input.quantize(isa);
-        let out = product(&matrix, isa, &[input]);
-        assert!(out[..40].iter().all(|y| y.is_nan()), "{isa}: {out:?}");
+        for format in Format::TERNARY {
+            let matrix = ternary(format, isa, 40, 64, 1.0, &vec![1; 40 * 64]);
+            let out = product(&matrix, std::slice::from_ref(&input));
+            assert!(out[..40].iter().all(|y| y.is_nan()), "{format:?} {isa}: {out:?}");
+        }
         let mut up = vec![1.0; 64];
         vector::silu_mul(isa, &x, &mut up);
         assert!(up[63].is_nan(), "{isa}: silu");

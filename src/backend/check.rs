@@ -1,8 +1,9 @@
 //! Whether a kernel that is timed computes what it should: its logits against the reference's.
 //!
-//! A ternary kernel is held against `i2_s` in its scalar form, whose integer sums are exact; the
-//! results have to be equal up to the order of summation in the output projection. A floating-point
-//! kernel is held against `fp32-naive`, with room for the rounding of weights to f16.
+//! An exact ternary kernel is held against `i2_s` in its scalar form, a lossy one against its own scalar
+//! form: all their sums are integers, so the results have to be equal up to the order of summation in the
+//! output projection. A floating-point kernel is held against `fp32-naive`, with room for the rounding of
+//! weights to f16.
 
 use std::path::Path;
 
@@ -18,17 +19,22 @@ const SINGLE_TOKENS: usize = 8;
 /// Context that a check needs.
 pub const CONTEXT: usize = BATCH_TOKENS + SINGLE_TOKENS;
 
-/// The kernel and instruction set that a class of kernels is held against.
-pub fn reference_of(ternary: bool) -> (Kernel, Isa) {
-    if ternary { (Kernel::I2S, Isa::SCALAR) } else { (Kernel::Fp32Naive, Isa::SCALAR) }
+/// The kernel and instruction set that `kernel` is held against.
+pub fn reference_of(kernel: Kernel) -> (Kernel, Isa) {
+    let reference = match (kernel.is_ternary(), kernel.is_exact()) {
+        (true, true) => Kernel::I2S,
+        (true, false) => kernel,
+        (false, _) => Kernel::Fp32Naive,
+    };
+    (reference, Isa::SCALAR)
 }
 
 /// Largest relative difference that passes.
 ///
 /// For ternary kernels the float32 noise of the output projection; for floating-point kernels what
 /// rounding weights and cache to f16 does, with a margin.
-pub fn tolerance(ternary: bool) -> f64 {
-    if ternary { 1e-5 } else { 1e-2 }
+pub fn tolerance(kernel: Kernel) -> f64 {
+    if kernel.is_ternary() { 1e-5 } else { 1e-2 }
 }
 
 /// How far two sets of logits are apart.

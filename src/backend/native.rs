@@ -90,11 +90,17 @@ pub fn ensure_memory(what: &str, needed: Bytes) -> Result<()> {
 ///
 /// # Errors
 /// If the file is wrong, the kernel cannot hold its weights, or it does not fit.
-pub fn engine(gguf: &Gguf, layout: I2sLayout, kernel: Kernel, options: EngineOptions) -> Result<Engine> {
+pub fn engine(
+    gguf: &Gguf,
+    layout: I2sLayout,
+    kernel: Kernel,
+    isa: Isa,
+    options: EngineOptions,
+) -> Result<Engine> {
     let plan = Plan::new(gguf, kernel, layout)?;
     let needed = Bytes(plan.weight_bytes().0 + options.memory_bytes(plan.config()).0);
     ensure_memory(&format!("{} with kernel {kernel}", gguf.path_label()), needed)?;
-    Engine::new(plan.load()?, options)
+    Engine::new(plan.load(isa)?, options)
 }
 
 /// Does `job`, reporting through `emit`.
@@ -172,7 +178,6 @@ fn visit(
     let kv = kv_type(&case.kv)?;
     let (n_prompt, n_gen) = (case.n_prompt as usize, case.n_gen as usize);
     let options = EngineOptions {
-        isa,
         threads: case.threads as usize,
         kv,
         context: (n_prompt + n_gen).max(check::CONTEXT),
@@ -183,7 +188,7 @@ fn visit(
     let gguf = model.open()?;
     // Whether the kernel can hold the model, and the memory hold both, is known before loading starts.
     let file_bytes = Bytes(gguf.file_bytes());
-    let mut engine = engine(&gguf, I2sLayout::X86_64, kernel, options).map_err(|e| match e {
+    let mut engine = engine(&gguf, I2sLayout::X86_64, kernel, isa, options).map_err(|e| match e {
         Error::Environment(_) => skip(e),
         e => e.into(),
     })?;
@@ -233,11 +238,11 @@ fn visit(
         let want = check::read(&reference.path, vocab)?;
         let got = check::logits(&mut engine, seed)?;
         let difference = check::compare(&got, &want)?;
-        let (kernel, isa) = check::reference_of(reference.ternary);
+        let (kernel, isa) = check::reference_of(kernel);
         emit(Event::Checked {
             reference: format!("{kernel} {isa}"),
             relative_difference: difference.relative,
-            tolerance: check::tolerance(reference.ternary),
+            tolerance: check::tolerance(kernel),
             positions: difference.positions as u32,
             argmax_agreeing: difference.argmax_agreeing as u32,
         })?;
@@ -265,15 +270,16 @@ fn write_reference(
     kv: &str,
     threads: u32,
 ) -> Result<(), Stop> {
-    let (kernel, isa) = check::reference_of(reference.ternary);
+    let kernel = Kernel::by_name(&reference.kernel)
+        .ok_or_else(|| Error::input(format!("there is no kernel '{}'", reference.kernel)))?;
+    let isa = Isa::SCALAR;
     let options = EngineOptions {
-        isa,
         threads: threads as usize,
         kv: kv_type(kv)?,
         context: check::CONTEXT,
         batch: BATCH,
     };
-    let mut engine = engine(&model.open()?, I2sLayout::X86_64, kernel, options).map_err(skip)?;
+    let mut engine = engine(&model.open()?, I2sLayout::X86_64, kernel, isa, options).map_err(skip)?;
     let logits = check::logits(&mut engine, seed)?;
     Ok(check::write(&reference.path, &logits)?)
 }

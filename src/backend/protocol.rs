@@ -78,8 +78,8 @@ pub enum Job {
 /// Reference logits of one model for one class of kernels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reference {
-    /// Whether they are for ternary kernels, or for floating-point ones.
-    pub ternary: bool,
+    /// The kernel that makes them, in its scalar form.
+    pub kernel: String,
     /// File that holds them: f32, little-endian, position after position.
     pub path: PathBuf,
 }

@@ -113,9 +113,9 @@ impl Args {
                 config.context
             ))
         })?;
-        let options = EngineOptions { isa, threads, kv: self.kv, context, batch: native::BATCH.min(context) };
+        let options = EngineOptions { threads, kv: self.kv, context, batch: native::BATCH.min(context) };
         let start = Instant::now();
-        let mut engine = native::engine(&gguf, self.i2s_layout.into(), kernel, options)?;
+        let mut engine = native::engine(&gguf, self.i2s_layout.into(), kernel, isa, options)?;
         drop(gguf);
         let load = start.elapsed();
 

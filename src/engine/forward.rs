@@ -19,8 +19,6 @@ use super::team::Team;
 /// What an engine is made with.
 #[derive(Debug, Clone, Copy)]
 pub struct EngineOptions {
-    /// Instruction set of the kernels.
-    pub isa: Isa,
     /// Threads, at least 1.
     pub threads: usize,
     /// Element type of the KV cache.
@@ -159,7 +157,7 @@ impl Engine {
     /// If the context exceeds what the model was made for.
     pub fn new(model: Model, options: EngineOptions) -> Result<Self> {
         let config = &model.config;
-        let EngineOptions { isa, threads, kv, context, batch } = options;
+        let EngineOptions { threads, kv, context, batch } = options;
         if context > config.context {
             return Err(Error::input(format!(
                 "a context of {context} tokens is more than the {} that the model was made for",
@@ -194,7 +192,7 @@ impl Engine {
             shape,
             team: Team::new(threads),
             solo: Team::new(1),
-            isa,
+            isa: model.isa,
             batch,
             kv_type: kv,
             model,
@@ -230,14 +228,14 @@ impl Engine {
     /// the time it takes is the least that the weights of a step can take, here and now. Returns the
     /// bytes read.
     pub fn read_weights(&mut self) -> Bytes {
-        let (model, isa, threads) = (&self.model, self.isa, self.team.threads());
+        let (model, threads) = (&self.model, self.team.threads());
         let mut checksums = vec![0u64; threads];
         self.team.split(&mut checksums, 1, &mut self.locals, |members, sums, _| {
             for (member, sum) in members.zip(sums) {
                 for matrix in model.multiplied() {
                     let panels = matrix.panels();
                     let own = panels * member / threads..panels * (member + 1) / threads;
-                    *sum = sum.wrapping_add(matrix.read(isa, own));
+                    *sum = sum.wrapping_add(matrix.read(own));
                 }
             }
         });
@@ -398,6 +396,8 @@ impl Pass<'_> {
         fill: impl Fn(&Sources<'_>, usize, &mut [f32]) + Sync,
     ) {
         let (isa, eps) = (self.isa, self.model.config.norm_eps);
+        let format = self.model.kernel.format();
+        let tabulate = self.n == 1 || !format.is_exact();
         let Buffers { x, attention, ffn, inputs, .. } = &mut *self.buffers;
         let buffers = Sources { x, attention, ffn };
         self.small.split(&mut inputs[..self.n], 1, self.locals, |range, inputs, local| {
@@ -411,6 +411,9 @@ impl Pass<'_> {
                 }
                 if quantize {
                     input.quantize(isa);
+                    if tabulate {
+                        input.tabulate(isa, format, len);
+                    }
                 }
             }
         });
@@ -442,7 +445,7 @@ impl Pass<'_> {
 
     /// Queries, keys and values, in one stage.
     fn qkv(&mut self, matrices: &[&Matrix; 3]) {
-        let (isa, unit) = (self.isa, self.n * PANEL_ROWS);
+        let unit = self.n * PANEL_ROWS;
         let panels: usize = matrices.iter().map(|m| m.panels()).sum();
         let Buffers { qkv, inputs, .. } = &mut *self.buffers;
         let inputs = &inputs[..self.n];
@@ -455,7 +458,7 @@ impl Pass<'_> {
                 if start < end {
                     let (now, later) = out.split_at_mut((end - start) * unit);
                     out = later;
-                    matrix.mul(isa, start - own.start..end - own.start, inputs, &mut local.scratch, now);
+                    matrix.mul(start - own.start..end - own.start, inputs, &mut local.scratch, now);
                 }
             }
         });
@@ -538,7 +541,7 @@ impl Pass<'_> {
 
     /// Adds a product to the residual stream.
     fn add_product(&mut self, matrix: &Matrix) {
-        let (isa, unit) = (self.isa, self.n * PANEL_ROWS);
+        let unit = self.n * PANEL_ROWS;
         let Buffers { x, inputs, .. } = &mut *self.buffers;
         let inputs = &inputs[..self.n];
         self.team.split(&mut x[..matrix.panels() * unit], unit, self.locals, |panels, x, local| {
@@ -546,7 +549,7 @@ impl Pass<'_> {
                 groups(panels, unit, local.a.len()).zip(x.chunks_mut(group_len(unit, local.a.len())))
             {
                 let product = &mut local.a[..x.len()];
-                matrix.mul(isa, panels, inputs, &mut local.scratch, product);
+                matrix.mul(panels, inputs, &mut local.scratch, product);
                 x.iter_mut().zip(product).for_each(|(x, y)| *x += *y);
             }
         });
@@ -563,8 +566,8 @@ impl Pass<'_> {
                 groups(panels, unit, local.a.len()).zip(out.chunks_mut(group_len(unit, local.a.len())))
             {
                 let gated = &mut local.a[..out.len()];
-                gate.mul(isa, panels.clone(), inputs, &mut local.scratch, gated);
-                up.mul(isa, panels, inputs, &mut local.scratch, out);
+                gate.mul(panels.clone(), inputs, &mut local.scratch, gated);
+                up.mul(panels, inputs, &mut local.scratch, out);
                 match activation {
                     Activation::Silu => vector::silu_mul(isa, gated, out),
                     Activation::Relu2 => vector::relu2_mul(isa, gated, out),
@@ -579,11 +582,11 @@ impl Pass<'_> {
             return;
         }
         self.normed_inputs(&self.model.output_norm, false);
-        let (isa, head, unit) = (self.isa, self.model.head(), wanted.len() * PANEL_ROWS);
+        let (head, unit) = (self.model.head(), wanted.len() * PANEL_ROWS);
         let Buffers { logits, inputs, .. } = &mut *self.buffers;
         let inputs = &inputs[wanted];
         self.team.split(&mut logits[..head.panels() * unit], unit, self.locals, |panels, out, local| {
-            head.mul(isa, panels, inputs, &mut local.scratch, out);
+            head.mul(panels, inputs, &mut local.scratch, out);
         });
     }
 }

@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use bitjoule_kernels::format::i2_s;
-use bitjoule_kernels::{ArenaWriter, Format, Kernel, Matrix, PackedMatrix};
+use bitjoule_kernels::format::MAX_TERNARY_COLS;
+use bitjoule_kernels::{ArenaWriter, Format, Isa, Kernel, Matrix, PackedMatrix};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
@@ -79,10 +79,13 @@ impl<'a> Plan<'a> {
             let format = match expected.role {
                 Role::Norm => None,
                 Role::Head => Some(source.head_format(kernel)?),
-                Role::Linear => Some(linear_format(kernel)),
+                Role::Linear => Some(kernel.format()),
             };
-            if format == Some(Format::I2S) && expected.cols > i2_s::MAX_COLS {
-                return Err(Error::input(format!("{file}: tensor '{name}' has too many columns for i2_s")));
+            if format.is_some_and(Format::is_ternary) && expected.cols > MAX_TERNARY_COLS {
+                return Err(Error::input(format!(
+                    "{file}: tensor '{name}' has {} columns; ternary kernels hold at most {MAX_TERNARY_COLS}",
+                    expected.cols
+                )));
             }
             tensors.push(Planned { expected, source, format });
         }
@@ -107,12 +110,12 @@ impl<'a> Plan<'a> {
         Bytes(bytes.sum())
     }
 
-    /// Packs all weights, on all cores (rayon).
+    /// Packs all weights for `isa`, on all cores (rayon).
     ///
     /// # Errors
     /// If memory is refused, a weight is not finite, or a ternary kernel meets a weight that is not
     /// ternary; the message names the tensor.
-    pub fn load(self) -> Result<Model> {
+    pub fn load(self, isa: Isa) -> Result<Model> {
         let file = self.gguf.path_label();
         let bytes = self.weight_bytes();
         let refused = |e: &dyn std::fmt::Display| {
@@ -124,7 +127,7 @@ impl<'a> Plan<'a> {
         let mut norms = Vec::new();
         for tensor in &self.tensors {
             match tensor.format {
-                Some(format) => packed.push(tensor.source.pack(&mut arena, format)?),
+                Some(format) => packed.push(tensor.source.pack(&mut arena, format, isa)?),
                 None => norms.push(tensor.source.norm()?),
             }
         }
@@ -153,16 +156,7 @@ impl<'a> Plan<'a> {
             .collect();
         let output_norm = norm();
         let output: Option<Matrix> = (!self.config.tied).then(matrix);
-        Ok(Model { config: self.config, kernel: self.kernel, embedding, output, output_norm, layers })
-    }
-}
-
-/// Format of the linear layers under a kernel.
-fn linear_format(kernel: Kernel) -> Format {
-    match kernel {
-        Kernel::Fp32Naive => Format::Fp32Rows,
-        Kernel::F16 => Format::F16Panels,
-        Kernel::I2S => Format::I2S,
+        Ok(Model { config: self.config, kernel: self.kernel, isa, embedding, output, output_norm, layers })
     }
 }
 
@@ -190,9 +184,8 @@ impl<'a> Source<'a> {
         Ok(match kernel {
             Kernel::Fp32Naive => Format::Fp32Rows,
             Kernel::F16 => Format::F16Panels,
-            Kernel::I2S if self.info.ty == TensorType::F16 => Format::F16Panels,
-            Kernel::I2S if self.is_exact_in_f16()? => Format::F16Panels,
-            Kernel::I2S => Format::F32Panels,
+            _ if self.info.ty == TensorType::F16 || self.is_exact_in_f16()? => Format::F16Panels,
+            _ => Format::F32Panels,
         })
     }
 
@@ -248,17 +241,18 @@ impl<'a> Source<'a> {
         Ok(values)
     }
 
-    fn pack(&self, arena: &mut ArenaWriter, format: Format) -> Result<PackedMatrix> {
+    fn pack(&self, arena: &mut ArenaWriter, format: Format, isa: Isa) -> Result<PackedMatrix> {
         match (format, self.info.ty) {
-            (Format::I2S, _) => {
+            (ternary, _) if ternary.is_ternary() => {
                 let scale = self.ternary_scale()?;
-                PackedMatrix::pack_i2_s(arena, self.shape(), scale, |rows, out| {
+                PackedMatrix::pack_ternary(arena, ternary, isa, self.shape(), scale, |rows, out| {
                     self.ternary_rows(rows, scale, out)
                 })
             }
             // The trits as floats, so that f16 holds them exactly; the f32 scale is applied to the sums.
             (_, TensorType::I2S) => {
-                PackedMatrix::pack_floats(arena, format, self.shape(), self.ternary_scale()?, |rows, out| {
+                let scale = self.ternary_scale()?;
+                PackedMatrix::pack_floats(arena, format, isa, self.shape(), scale, |rows, out| {
                     let mut trits = vec![0; out.len()];
                     self.ternary_rows(rows, 1.0, &mut trits)?;
                     out.iter_mut().zip(trits).for_each(|(out, t)| *out = f32::from(t));
@@ -266,7 +260,7 @@ impl<'a> Source<'a> {
                 })
             }
             (Format::F16Panels, _) => {
-                PackedMatrix::pack_floats(arena, format, self.shape(), 1.0, |rows, out| {
+                PackedMatrix::pack_floats(arena, format, isa, self.shape(), 1.0, |rows, out| {
                     self.rows(rows, out)?;
                     match out.iter().find(|w| !half::f16::from_f32(**w).is_finite()) {
                         None => Ok(()),
@@ -277,9 +271,9 @@ impl<'a> Source<'a> {
                     }
                 })
             }
-            _ => {
-                PackedMatrix::pack_floats(arena, format, self.shape(), 1.0, |rows, out| self.rows(rows, out))
-            }
+            _ => PackedMatrix::pack_floats(arena, format, isa, self.shape(), 1.0, |rows, out| {
+                self.rows(rows, out)
+            }),
         }
     }
 

@@ -1,16 +1,18 @@
 //! A model in memory: configuration and weights, packed for one kernel.
 
-use bitjoule_kernels::{Kernel, Matrix};
+use bitjoule_kernels::{Isa, Kernel, Matrix};
 
 use super::Config;
 
-/// A model whose linear layers are packed for [`Model::kernel`].
+/// A model whose linear layers are packed for [`Model::kernel`] on [`Model::isa`].
 #[derive(Debug)]
 pub struct Model {
     /// Architecture and shape.
     pub config: Config,
     /// The kernel it is packed for.
     pub kernel: Kernel,
+    /// The instruction set it is packed for.
+    pub isa: Isa,
     /// Token embedding, `vocab` x `hidden`.
     pub embedding: Matrix,
     /// Output projection, `vocab` x `hidden`; `None` where it is the embedding.

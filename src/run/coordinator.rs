@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bitjoule_kernels::{Isa, Kernel};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::backend::check;
@@ -468,20 +469,18 @@ impl Run {
 
 /// Name under which a failure to make reference logits is recorded.
 fn reference_name(case: &Case) -> String {
-    let ternary = is_ternary(case);
-    let (kernel, isa) = check::reference_of(ternary);
-    format!("reference/{}/{kernel}/{isa}", case.model)
+    format!("reference/{}/{}/{}", case.model, reference_kernel(case), Isa::SCALAR)
 }
 
-fn is_ternary(case: &Case) -> bool {
-    bitjoule_kernels::Kernel::by_name(&case.kernel).is_some_and(|k| k.is_ternary())
+/// The kernel that `case` is held against.
+fn reference_kernel(case: &Case) -> Kernel {
+    check::reference_of(Kernel::by_name(&case.kernel).unwrap_or(Kernel::Fp32Naive)).0
 }
 
 fn reference(dir: &Path, case: &Case) -> Reference {
-    let ternary = is_ternary(case);
-    let class = if ternary { "ternary" } else { "float" };
-    let name = format!("{}.{class}.f32", case.model);
-    Reference { ternary, path: dir.join(REFERENCE_DIR).join(name) }
+    let kernel = reference_kernel(case);
+    let name = format!("{}.{kernel}.f32", case.model);
+    Reference { kernel: kernel.name().to_owned(), path: dir.join(REFERENCE_DIR).join(name) }
 }
 
 /// The record that an event of a visit becomes.

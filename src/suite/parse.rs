@@ -14,9 +14,10 @@ use super::{Model, ModelSource, Suite, Threads, Workload};
 use crate::{Error, Result};
 
 /// Kernel names.
-pub const KERNELS: &[&str] = &["fp32-naive", "f16", "i2_s"];
+pub const KERNELS: &[&str] =
+    &["fp32-naive", "f16", "i2_s", "tl1", "tl2", "tl2-lossy", "tq1_0", "tq2_0", "native"];
 /// Instruction set names; `auto` is the best that this machine and the kernel have.
-pub const ISAS: &[&str] = &["auto", "scalar", "avx2", "avx512-vnni"];
+pub const ISAS: &[&str] = &["auto", "scalar", "avx2", "avx512-vnni", "avx512-vbmi"];
 /// Element types of the KV cache.
 pub const KV_TYPES: &[&str] = &["f16", "f32"];
 /// Names of the models that are part of bitjoule.

@@ -15,70 +15,44 @@
 //! So `tile & 0x03` is, in each 32-bit lane, four neighbouring columns of one row: the shape that
 //! VNNI's `vpdpbusd`, `vpmaddubsw` and Arm's `sdot` multiply with four broadcast activations. The
 //! sixteen sums come out in sixteen lanes and need no horizontal addition. A panel is 32 rows: for
-//! each 16 columns the tile of rows 0..16, then that of rows 16..32 (128 bytes), from left to right.
+//! each 16 columns a step of 128 bytes, the tile of rows 0..16, then that of rows 16..32.
 //!
 //! The weight is `(code - 1) * scale`, one scale a matrix. This is the information of bitnet.cpp's
 //! I2_S tensors (same codes, same size) in an order of our own.
 
-use std::ops::Range;
-
-use rayon::prelude::*;
-
-use super::float_panels::pack_panels;
+use super::rows_of;
 use crate::PANEL_ROWS;
 use crate::input::COLUMN_STEP;
 
 /// Bytes that 16 columns of a panel take.
 pub const STEP_BYTES: usize = PANEL_ROWS * COLUMN_STEP / 4;
 
-/// Widest matrix: keeps the scaled 32-bit sums of the AVX-512 kernel from overflowing
-/// (each step adds at most 4 * 2 * 64 * 128 to a lane).
-pub const MAX_COLS: usize = (i32::MAX as usize / 65_536) * COLUMN_STEP;
-
-/// Bytes that `rows` x `cols` trits take.
-pub fn packed_len(rows: usize, cols: usize) -> usize {
-    rows.next_multiple_of(PANEL_ROWS) * cols.next_multiple_of(COLUMN_STEP) / 4
+/// Bytes of one panel.
+pub(crate) fn panel_len(cols: usize) -> usize {
+    cols.div_ceil(COLUMN_STEP) * STEP_BYTES
 }
 
-/// Packs `rows` x `cols` trits (-1, 0, 1) into `out` (of [`packed_len`] bytes). `fill` writes the
-/// given rows, row-major, without padding; it is called from several threads.
-///
-/// # Errors
-/// The first error of `fill`.
-///
-/// # Panics
-/// If `cols` exceeds [`MAX_COLS`], or `fill` wrote something that is no trit.
-pub fn pack<E: Send>(
-    out: &mut [u8],
-    rows: usize,
-    cols: usize,
-    fill: impl Fn(Range<usize>, &mut [i8]) -> Result<(), E> + Sync,
-) -> Result<(), E> {
-    assert!(cols <= MAX_COLS, "i2_s holds at most {MAX_COLS} columns, not {cols}");
-    let steps = cols.div_ceil(COLUMN_STEP);
-    // Code 1 is the trit 0, also in padding rows and columns.
-    out.fill(0x55);
-    pack_panels(out.par_chunks_mut(steps * STEP_BYTES), rows, cols, fill, |panel, row, trits: &[i8]| {
-        let base = row / 16 * 64 + row % 16 * 4;
-        for (step, trits) in trits.chunks(COLUMN_STEP).enumerate() {
-            let mut codes = [1u8; COLUMN_STEP];
-            for (code, &t) in codes.iter_mut().zip(trits) {
-                *code = (t + 1) as u8;
-            }
-            assert!(codes.iter().all(|&c| c <= 2), "weights of an i2_s matrix must be -1, 0 or 1");
-            let at = step * STEP_BYTES + base;
-            for j in 0..4 {
-                panel[at + j] = codes[j] | codes[j + 4] << 2 | codes[j + 8] << 4 | codes[j + 12] << 6;
-            }
+pub(super) fn pack_panel(trits: &[i8], out: &mut [u8]) {
+    for (row, trits) in rows_of(trits) {
+        for (trits, step) in trits.chunks_exact(COLUMN_STEP).zip(out.chunks_exact_mut(STEP_BYTES)) {
+            pack_row(trits, &mut step[4 * row..][..4]);
         }
-    })
+    }
 }
 
-/// The code (0, 1, 2) of one weight of a packed matrix.
-pub fn code(data: &[u8], cols: usize, row: usize, col: usize) -> u8 {
-    let steps = cols.div_ceil(COLUMN_STEP);
-    let r = row % PANEL_ROWS;
-    let at = (row / PANEL_ROWS * steps + col / COLUMN_STEP) * STEP_BYTES + r / 16 * 64 + r % 16 * 4;
-    let c = col % COLUMN_STEP;
-    data[at + c % 4] >> (c / 4 * 2) & 3
+/// Sixteen trits of a row to its four bytes of a step.
+pub(super) fn pack_row(trits: &[i8], out: &mut [u8]) {
+    for (j, out) in out.iter_mut().enumerate() {
+        *out = (0..4).fold(0, |byte, plane| byte | ((trits[4 * plane + j] + 1) as u8) << (2 * plane));
+    }
+}
+
+/// The codes of a step, one a byte: for each four columns the 32 rows' four codes (512 bytes).
+#[inline(always)]
+pub(crate) fn unpack_step(step: &[u8], codes: &mut [u8]) {
+    for (plane, codes) in codes.chunks_exact_mut(STEP_BYTES).enumerate() {
+        for (code, byte) in codes.iter_mut().zip(step) {
+            *code = byte >> (2 * plane) & 3;
+        }
+    }
 }

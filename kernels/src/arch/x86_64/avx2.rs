@@ -5,14 +5,18 @@
 //! for a whole row, as bitnet.cpp does, wraps with saturated activations of one sign
 //! (microsoft/BitNet issue 629).
 
+mod tables;
+
 use std::arch::x86_64::*;
 
 use crate::arch::FLOAT_BLOCK_COLS;
 use crate::arch::scalar::finish_sums;
 use crate::format::float_panels::Element;
-use crate::format::i2_s::STEP_BYTES;
+use crate::format::tables::Kind;
+use crate::format::{Format, base3, i2_s, tq1_0, tq2_0};
 use crate::input::COLUMN_STEP;
-use crate::{PANEL_ROWS, TokenInput};
+use crate::matrix::Share;
+use crate::{Isa, PANEL_ROWS, TokenInput};
 
 /// How far ahead of its use the weight stream is requested (see the AVX-512 kernel).
 const PREFETCH_BYTES: usize = 4096;
@@ -36,34 +40,52 @@ macro_rules! dispatch_tile {
     };
 }
 
-/// One `i2_s` panel times all inputs.
+/// One input times the panels of `share`; the outputs of two panels are `stride` apart.
 ///
 /// # Safety
-/// The CPU has AVX2. `panel` is whole (its length a multiple of [`STEP_BYTES`]), each input's `q` has
-/// 16 values for each step, `out` 32 values for each input, and `scratch` four bytes for each byte of
-/// the panel.
+/// The CPU has AVX2. The share's bytes are whole panels packed for this instruction set, the input is
+/// quantized (and tabulated for a table format) for the share's columns, and `out` has 32 values for each
+/// panel.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) unsafe fn i2_s(
-    panel: &[u8],
-    scale: f32,
-    inputs: &[TokenInput],
-    scratch: &mut [u8],
-    out: &mut [f32],
-) {
-    debug_assert!(inputs.iter().all(|i| i.q.len() / COLUMN_STEP == panel.len() / STEP_BYTES));
-    debug_assert_eq!(out.len(), inputs.len() * PANEL_ROWS);
+pub(crate) unsafe fn gemv(share: &Share<'_>, input: &TokenInput, stride: usize, out: &mut [f32]) {
     // SAFETY: the caller's promises are those of the callees.
     unsafe {
-        if let [input] = inputs {
-            i2_s_gemv(panel, scale, input, out);
-        } else {
-            unpack(panel, scratch);
-            for (inputs, out) in inputs.chunks(TILE_INPUTS).zip(out.chunks_mut(TILE_INPUTS * PANEL_ROWS)) {
-                for half in 0..2 {
-                    dispatch_tile!(inputs.len(), i2_s_tile, scratch, half, scale, inputs, out);
-                }
-            }
+        if let Some(kind) = Kind::of(share.format) {
+            return tables::gemv(share, kind, input, stride, out);
         }
+        for (panel, out) in share.whole_panels().zip(out.chunks_mut(stride)) {
+            let q = &input.q[..];
+            let sums = match share.format {
+                Format::Base3 => base3_sums(panel, q),
+                Format::Tq1_0 => blocks(panel, tq1_0::BLOCK_BYTES, input, |block, q| {
+                    let fives = base3_sums(&block[..tq1_0::BASE3_BYTES], q);
+                    let fours =
+                        i2_s_sums(&block[tq1_0::BASE3_BYTES..tq1_0::CODE_BYTES], &q[tq1_0::BASE3_COLS..]);
+                    std::array::from_fn(|i| _mm256_add_epi32(fives[i], fours[i]))
+                }),
+                Format::Tq2_0 => blocks(panel, tq2_0::BLOCK_BYTES, input, |block, q| {
+                    i2_s_sums(&block[..tq2_0::CODE_BYTES], q)
+                }),
+                _ => i2_s_sums(panel, q),
+            };
+            let mut lanes = [0i32; PANEL_ROWS];
+            for (lanes, sums) in lanes.chunks_exact_mut(8).zip(sums) {
+                _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sums);
+            }
+            finish_sums(&lanes, input.q_sum, share.scale, input, &mut out[..PANEL_ROWS]);
+        }
+    }
+}
+
+/// Requests the two cache lines of a step some way ahead.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn prefetch_step(w: *const u8) {
+    // SAFETY: a prefetch never faults.
+    #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES).cast());
+        _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES + 64).cast());
     }
 }
 
@@ -81,27 +103,25 @@ unsafe fn widen(total: __m256i, sums: __m256i) -> __m256i {
     }
 }
 
-/// One panel times one input, straight from the packed codes.
+/// Sums of `i2_s` steps, straight from the packed codes, 8 rows a vector.
 ///
 /// # Safety
-/// As for [`i2_s`].
+/// The CPU has AVX2; `steps` is whole steps, and `q` has their 16 columns each.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn i2_s_gemv(panel: &[u8], scale: f32, input: &TokenInput, out: &mut [f32]) {
+unsafe fn i2_s_sums(steps: &[u8], q: &[i8]) -> [__m256i; 4] {
     // A step adds four products (one a bit plane) to each lane.
     const STEPS: usize = MAX_16_BIT_TERMS / 4;
-    // SAFETY: step `s` reads bytes 128 s .. 128 s + 128 of the panel and 16 s .. 16 s + 16 of q, both
-    // within bounds by the caller's promise. A prefetch never faults.
+    // SAFETY: step `s` reads bytes 128 s .. 128 s + 128 and 16 s .. 16 s + 16 of q, both within bounds by
+    // the caller's promise.
     unsafe {
         let mask = _mm256_set1_epi8(3);
         let mut totals = [_mm256_setzero_si256(); 4];
-        let qs = input.q.chunks(STEPS * COLUMN_STEP);
-        for (steps, q) in panel.chunks(STEPS * STEP_BYTES).zip(qs) {
+        for (steps, q) in steps.chunks(STEPS * i2_s::STEP_BYTES).zip(q.chunks(STEPS * COLUMN_STEP)) {
             let mut sums = [_mm256_setzero_si256(); 4];
             let mut w = steps.as_ptr();
             let mut q = q.as_ptr().cast::<i32>();
-            for _ in 0..steps.len() / STEP_BYTES {
-                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES).cast());
-                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES + 64).cast());
+            for _ in 0..steps.len() / i2_s::STEP_BYTES {
+                prefetch_step(w);
                 let x: [__m256i; 4] = std::array::from_fn(|p| _mm256_set1_epi32(q.add(p).read_unaligned()));
                 for (part, sum) in sums.iter_mut().enumerate() {
                     let tile = _mm256_loadu_si256(w.add(32 * part).cast());
@@ -116,34 +136,113 @@ unsafe fn i2_s_gemv(panel: &[u8], scale: f32, input: &TokenInput, out: &mut [f32
                         *sum = _mm256_add_epi16(*sum, products);
                     }
                 }
-                w = w.add(STEP_BYTES);
+                w = w.add(i2_s::STEP_BYTES);
                 q = q.add(4);
             }
             for (total, sum) in totals.iter_mut().zip(sums) {
                 *total = widen(*total, sum);
             }
         }
-        let mut sums = [0i32; PANEL_ROWS];
-        for (sums, total) in sums.chunks_exact_mut(8).zip(totals) {
-            _mm256_storeu_si256(sums.as_mut_ptr().cast(), total);
-        }
-        finish_sums(&sums, scale, input, out);
+        totals
     }
 }
 
-/// Spreads a packed panel to one code a byte: for each four columns the 32 rows' four codes.
+/// Sums of `base3` steps whose bytes are fractions, 8 rows a vector.
 ///
 /// # Safety
-/// As for [`i2_s`].
+/// The CPU has AVX2; `steps` is whole steps, and `q` has their 20 columns each.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn unpack(panel: &[u8], scratch: &mut [u8]) {
-    assert_eq!(scratch.len(), panel.len() * 4);
-    for (step, out) in panel.chunks_exact(STEP_BYTES).zip(scratch.chunks_exact_mut(STEP_BYTES * 4)) {
-        // Vectorised by the compiler.
-        for (plane, out) in out.chunks_exact_mut(STEP_BYTES).enumerate() {
-            for (out, codes) in out.iter_mut().zip(step) {
-                *out = codes >> (2 * plane) & 3;
+unsafe fn base3_sums(steps: &[u8], q: &[i8]) -> [__m256i; 4] {
+    // A step adds five products to each lane.
+    const STEPS: usize = MAX_16_BIT_TERMS / 5;
+    // SAFETY: step `s` reads bytes 128 s .. 128 s + 128 and 20 s .. 20 s + 20 of q, both within bounds by
+    // the caller's promise.
+    unsafe {
+        let one = _mm256_set1_epi8(1);
+        // A third of 256 is 85.3: the carries of a multiplication by 3 are how many of these are exceeded.
+        let thirds = [85u8, 170].map(|t| _mm256_set1_epi8(t as i8));
+        let mut totals = [_mm256_setzero_si256(); 4];
+        for (steps, q) in steps.chunks(STEPS * base3::STEP_BYTES).zip(q.chunks(STEPS * base3::STEP_COLS)) {
+            let mut sums = [_mm256_setzero_si256(); 4];
+            let mut w = steps.as_ptr();
+            let mut q = q.as_ptr().cast::<i32>();
+            for _ in 0..steps.len() / base3::STEP_BYTES {
+                prefetch_step(w);
+                let x: [__m256i; 5] = std::array::from_fn(|p| _mm256_set1_epi32(q.add(p).read_unaligned()));
+                for (part, sum) in sums.iter_mut().enumerate() {
+                    let mut bytes = _mm256_loadu_si256(w.add(32 * part).cast());
+                    for x in x.into_iter().rev() {
+                        let [a, b] = thirds.map(|t| _mm256_min_epu8(_mm256_subs_epu8(bytes, t), one));
+                        let products = _mm256_maddubs_epi16(_mm256_add_epi8(a, b), x);
+                        *sum = _mm256_add_epi16(*sum, products);
+                        bytes = _mm256_add_epi8(bytes, _mm256_add_epi8(bytes, bytes));
+                    }
+                }
+                w = w.add(base3::STEP_BYTES);
+                q = q.add(5);
             }
+            for (total, sum) in totals.iter_mut().zip(sums) {
+                *total = widen(*total, sum);
+            }
+        }
+        totals
+    }
+}
+
+/// The sums of a panel of blocks of 256 columns, each block times its rows' scales. `sums_of` gives the sums
+/// of a block's codes with the activations from its first column on.
+///
+/// # Safety
+/// The CPU has AVX2; the panel is whole and the input has its columns.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn blocks(
+    panel: &[u8],
+    block_bytes: usize,
+    input: &TokenInput,
+    sums_of: impl Fn(&[u8], &[i8]) -> [__m256i; 4],
+) -> [__m256i; 4] {
+    // SAFETY: the scales are 32 u16 at the end of each block.
+    #[allow(unused_unsafe, reason = "register arithmetic is safe since Rust 1.87")]
+    unsafe {
+        // The sum of the activations, which the caller subtracts from sums of codes, is in here already.
+        let mut sums = [_mm256_set1_epi32(input.q_sum); 4];
+        for (i, (block, q_sum)) in panel.chunks_exact(block_bytes).zip(&input.block_sums).enumerate() {
+            let codes = sums_of(block, &input.q[i * tq2_0::BLOCK_COLS..]);
+            let scales = block[block_bytes - tq2_0::SCALE_BYTES..].as_ptr();
+            for (part, sum) in sums.iter_mut().enumerate() {
+                let scale = _mm256_cvtepu16_epi32(_mm_loadu_si128(scales.add(16 * part).cast()));
+                let trits = _mm256_sub_epi32(codes[part], _mm256_set1_epi32(*q_sum));
+                *sum = _mm256_add_epi32(*sum, _mm256_mullo_epi32(scale, trits));
+            }
+        }
+        sums
+    }
+}
+
+/// Spreads the one panel of `share` to one code a byte, vectorised by the compiler: for each four columns
+/// the 32 rows' four codes.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn unpack(isa: Isa, share: &Share<'_>, codes: &mut [u8]) {
+    crate::arch::scalar::unpack(isa, share, codes);
+}
+
+/// One panel, as codes, times several inputs.
+///
+/// # Safety
+/// The CPU has AVX2. `codes` has 128 bytes for each four columns, each input's `q` as many values, and `out`
+/// 32 values for each input.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) unsafe fn gemm(codes: &[u8], scale: f32, inputs: &[TokenInput], out: &mut [f32]) {
+    debug_assert!(inputs.iter().all(|i| i.q.len() >= codes.len() / PANEL_ROWS));
+    debug_assert_eq!(out.len(), inputs.len() * PANEL_ROWS);
+    for (inputs, out) in inputs.chunks(TILE_INPUTS).zip(out.chunks_mut(TILE_INPUTS * PANEL_ROWS)) {
+        for half in 0..2 {
+            // SAFETY: the caller's promises are those of the callee.
+            unsafe { dispatch_tile!(inputs.len(), code_tile, codes, half, scale, inputs, out) };
         }
     }
 }
@@ -151,9 +250,9 @@ unsafe fn unpack(panel: &[u8], scratch: &mut [u8]) {
 /// 16 rows (the panel's first or second half) x N inputs, from unpacked codes.
 ///
 /// # Safety
-/// As for [`i2_s`]; `inputs` has N elements.
+/// As for [`gemm`]; `inputs` has N elements.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn i2_s_tile<const N: usize>(
+unsafe fn code_tile<const N: usize>(
     codes: &[u8],
     half: usize,
     scale: f32,
@@ -187,7 +286,7 @@ unsafe fn i2_s_tile<const N: usize>(
             let mut sums = [0i32; 16];
             _mm256_storeu_si256(sums.as_mut_ptr().cast(), totals[n][0]);
             _mm256_storeu_si256(sums[8..].as_mut_ptr().cast(), totals[n][1]);
-            finish_sums(&sums, scale, &inputs[n], &mut out[half * 16..][..16]);
+            finish_sums(&sums, inputs[n].q_sum, scale, &inputs[n], &mut out[half * 16..][..16]);
         }
     }
 }

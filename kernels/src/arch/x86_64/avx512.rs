@@ -5,13 +5,18 @@
     reason = "AVX-512 intrinsics need 1.89; the rest of the crate keeps 1.85"
 )]
 
+mod tables;
+pub(crate) mod vbmi;
+
 use std::arch::x86_64::*;
 
 use crate::arch::FLOAT_BLOCK_COLS;
 use crate::arch::scalar::finish_sums;
 use crate::format::float_panels::Element;
-use crate::format::i2_s::STEP_BYTES;
+use crate::format::tables::Kind;
+use crate::format::{Format, base3, i2_s, tq1_0, tq2_0};
 use crate::input::COLUMN_STEP;
+use crate::matrix::Share;
 use crate::{PANEL_ROWS, TokenInput};
 
 /// How far ahead of its use the weight stream is requested. The hardware prefetcher stops at 4 KiB
@@ -42,110 +47,336 @@ macro_rules! dispatch_tile {
     };
 }
 
-/// One `i2_s` panel times all inputs.
+/// One input times the panels of `share`; the outputs of two panels are `stride` apart.
 ///
 /// # Safety
-/// The CPU has AVX-512 F, BW, VL and VNNI. `panel` is whole (its length a multiple of
-/// [`STEP_BYTES`]), each input's `q` has 16 values for each step, `out` 32 values for each input, and
-/// `scratch` four bytes for each byte of the panel.
+/// The CPU has AVX-512 F, BW, VL and VNNI. The share's bytes are whole panels packed for this instruction
+/// set, the input is quantized (and tabulated for a table format) for the share's columns, and `out` has 32
+/// values for each panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(crate) unsafe fn i2_s(
-    panel: &[u8],
-    scale: f32,
-    inputs: &[TokenInput],
-    scratch: &mut [u8],
-    out: &mut [f32],
-) {
-    debug_assert!(inputs.iter().all(|i| i.q.len() / COLUMN_STEP == panel.len() / STEP_BYTES));
-    debug_assert_eq!(out.len(), inputs.len() * PANEL_ROWS);
+pub(crate) unsafe fn gemv(share: &Share<'_>, input: &TokenInput, stride: usize, out: &mut [f32]) {
     // SAFETY: the caller's promises are those of the callees.
     unsafe {
-        if let [input] = inputs {
-            i2_s_gemv(panel, scale, input, out);
-        } else {
-            unpack(panel, scratch);
-            for (inputs, out) in inputs.chunks(TILE_INPUTS).zip(out.chunks_mut(TILE_INPUTS * PANEL_ROWS)) {
-                dispatch_tile!(inputs.len(), i2_s_tile, scratch, scale, inputs, out);
-            }
+        if let Some(kind) = Kind::of(share.format) {
+            return tables::gemv(share, kind, input, stride, out);
+        }
+        for (panel, out) in share.whole_panels().zip(out.chunks_mut(stride)) {
+            let sums = match share.format {
+                Format::Tq1_0 => blocks(panel, tq1_0::BLOCK_BYTES, input, |mut at, planes| {
+                    base3_steps(&mut at, tq1_0::BASE3_STEPS, planes);
+                    i2_s_steps(&mut at, 1, planes);
+                }),
+                Format::Tq2_0 => blocks(panel, tq2_0::BLOCK_BYTES, input, |mut at, planes| {
+                    i2_s_steps(&mut at, tq2_0::BLOCK_COLS / COLUMN_STEP, planes);
+                }),
+                format => {
+                    let (mut at, mut planes) = (Cursor::new(panel, input), no_sums());
+                    if format == Format::Base3 {
+                        base3_steps(&mut at, panel.len() / base3::STEP_BYTES, &mut planes);
+                    } else {
+                        i2_s_steps(&mut at, panel.len() / i2_s::STEP_BYTES, &mut planes);
+                    }
+                    totals(&planes)
+                }
+            };
+            store(sums, input.q_sum, share.scale, input, &mut out[..PANEL_ROWS]);
         }
     }
 }
 
-/// One panel times one input, straight from the packed codes.
+/// Where a product is in its weights and activations.
+#[derive(Clone, Copy)]
+struct Cursor {
+    w: *const u8,
+    q: *const i32,
+}
+
+impl Cursor {
+    fn new(panel: &[u8], input: &TokenInput) -> Self {
+        Cursor { w: panel.as_ptr(), q: input.q.as_ptr().cast() }
+    }
+}
+
+/// Sums of a panel's two halves of 16 rows, for each place that a code can have in a byte.
+type Planes = [[__m512i; 5]; 2];
+
+/// No sums.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn no_sums() -> Planes {
+    [[_mm512_setzero_si512(); 5]; 2]
+}
+
+/// Adds `n` steps of `i2_s` (128 bytes, 16 columns).
 ///
 /// The four bit planes of a byte are not shifted down: `tile & 0x0c` is four times the codes, and so
 /// on, so each plane has sums of its own, which are shifted at the end. That is exact, because every
 /// term of a plane has the same factor, and saves three shifts in eleven instructions.
 ///
 /// # Safety
-/// As for [`i2_s`].
+/// The CPU has AVX-512 with VNNI; at the cursor are as many steps and their activations.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn i2_s_gemv(panel: &[u8], scale: f32, input: &TokenInput, out: &mut [f32]) {
-    // SAFETY: step `s` reads bytes 128 s .. 128 s + 128 of the panel and 16 s .. 16 s + 16 of q, both
-    // within bounds by the caller's promise. A prefetch never faults.
-    unsafe {
-        let masks = [0x03, 0x0c, 0x30, 0xc0u8].map(|m| _mm512_set1_epi8(m as i8));
-        let mut sums = [[_mm512_setzero_si512(); 4]; 2];
-        let mut w = panel.as_ptr();
-        let mut q = input.q.as_ptr().cast::<i32>();
-        for _ in 0..panel.len() / STEP_BYTES {
-            _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES).cast());
-            _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES + 64).cast());
-            let tiles = [_mm512_loadu_si512(w.cast()), _mm512_loadu_si512(w.add(64).cast())];
+#[inline]
+unsafe fn i2_s_steps(at: &mut Cursor, n: usize, planes: &mut Planes) {
+    let masks = plane_masks();
+    for _ in 0..n {
+        // SAFETY: the caller's promise; a prefetch never faults.
+        unsafe {
+            prefetch_step(at.w);
+            let tiles = [_mm512_loadu_si512(at.w.cast()), _mm512_loadu_si512(at.w.add(64).cast())];
             for plane in 0..4 {
-                let x = _mm512_set1_epi32(q.add(plane).read_unaligned());
+                let x = _mm512_set1_epi32(at.q.add(plane).read_unaligned());
                 for half in 0..2 {
                     let codes = _mm512_and_si512(tiles[half], masks[plane]);
-                    sums[half][plane] = _mm512_dpbusd_epi32(sums[half][plane], codes, x);
+                    planes[half][plane] = _mm512_dpbusd_epi32(planes[half][plane], codes, x);
                 }
             }
-            w = w.add(STEP_BYTES);
-            q = q.add(4);
+            at.w = at.w.add(i2_s::STEP_BYTES);
+            at.q = at.q.add(4);
         }
-        let mut totals = [0i32; PANEL_ROWS];
-        for (half, s) in sums.iter().enumerate() {
-            let low = _mm512_add_epi32(s[0], _mm512_srai_epi32::<2>(s[1]));
-            let high = _mm512_add_epi32(_mm512_srai_epi32::<4>(s[2]), _mm512_srai_epi32::<6>(s[3]));
-            _mm512_storeu_si512(totals[half * 16..].as_mut_ptr().cast(), _mm512_add_epi32(low, high));
-        }
-        finish_sums(&totals, scale, input, out);
     }
 }
 
-/// Spreads a packed panel to one code a byte: for each four columns the 32 rows' four codes.
+/// Where the four codes of a byte are.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn plane_masks() -> [__m512i; 4] {
+    [0x03, 0x0c, 0x30, 0xc0u8].map(|m| _mm512_set1_epi8(m as i8))
+}
+
+/// Requests the two cache lines of a step some way ahead.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn prefetch_step(w: *const u8) {
+    // SAFETY: a prefetch never faults.
+    #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES).cast());
+        _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES + 64).cast());
+    }
+}
+
+/// The next digit of 64 fractions, from the most significant down: the carry of a multiplication by 3.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn next_digit(bytes: &mut __m512i) -> __m512i {
+    let one = _mm512_set1_epi8(1);
+    let reaches =
+        |least: u8| _mm512_min_epu8(_mm512_subs_epu8(*bytes, _mm512_set1_epi8((least - 1) as i8)), one);
+    // A third of 256 is 85.3.
+    let digit = _mm512_add_epi8(reaches(86), reaches(171));
+    *bytes = _mm512_add_epi8(*bytes, _mm512_add_epi8(*bytes, *bytes));
+    digit
+}
+
+/// Adds `n` steps of `base3` (128 bytes, 20 columns) whose bytes are fractions. Digits are not in place:
+/// all go into the sums of plane 0.
 ///
 /// # Safety
-/// As for [`i2_s`].
+/// As for [`i2_s_steps`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn unpack(panel: &[u8], scratch: &mut [u8]) {
-    assert_eq!(scratch.len(), panel.len() * 4);
-    let mask = _mm512_set1_epi8(3);
-    for (step, out) in panel.chunks_exact(STEP_BYTES).zip(scratch.chunks_exact_mut(STEP_BYTES * 4)) {
-        for half in 0..2 {
-            // SAFETY: reads 64 of the step's 128 bytes, writes 64 of the chunk's 512.
-            unsafe {
-                let tile = _mm512_loadu_si512(step[half * 64..].as_ptr().cast());
-                let planes = [
-                    tile,
-                    _mm512_srli_epi16::<2>(tile),
-                    _mm512_srli_epi16::<4>(tile),
-                    _mm512_srli_epi16::<6>(tile),
-                ];
-                for (plane, codes) in planes.into_iter().enumerate() {
-                    let to = out[plane * 128 + half * 64..].as_mut_ptr();
-                    _mm512_storeu_si512(to.cast(), _mm512_and_si512(codes, mask));
+#[inline]
+unsafe fn base3_steps(at: &mut Cursor, n: usize, planes: &mut Planes) {
+    for _ in 0..n {
+        // SAFETY: the caller's promise.
+        unsafe {
+            prefetch_step(at.w);
+            let mut bytes = [_mm512_loadu_si512(at.w.cast()), _mm512_loadu_si512(at.w.add(64).cast())];
+            for digit in (0..5).rev() {
+                let x = _mm512_set1_epi32(at.q.add(digit).read_unaligned());
+                for half in 0..2 {
+                    let codes = next_digit(&mut bytes[half]);
+                    planes[half][0] = _mm512_dpbusd_epi32(planes[half][0], codes, x);
                 }
             }
+            at.w = at.w.add(base3::STEP_BYTES);
+            at.q = at.q.add(5);
         }
+    }
+}
+
+/// Sums of the planes, each in its place. Plane 4 holds sums of 81 times a code, which are multiples of 81:
+/// multiplying with the inverse of 81 modulo 2^32 divides them exactly.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn totals(planes: &Planes) -> [__m512i; 2] {
+    const INVERSE_OF_81: u32 = 0x7819_48b1;
+    const { assert!(INVERSE_OF_81.wrapping_mul(81) == 1) };
+    planes.map(|s| {
+        let low = _mm512_add_epi32(s[0], _mm512_srai_epi32::<2>(s[1]));
+        let high = _mm512_add_epi32(_mm512_srai_epi32::<4>(s[2]), _mm512_srai_epi32::<6>(s[3]));
+        let fifth = _mm512_mullo_epi32(s[4], _mm512_set1_epi32(INVERSE_OF_81 as i32));
+        _mm512_add_epi32(_mm512_add_epi32(low, high), fifth)
+    })
+}
+
+/// The sums of a panel of blocks of 256 columns, each block times its rows' scales. `steps` adds the sums
+/// of a block's codes.
+///
+/// # Safety
+/// The CPU has AVX-512 with VNNI; the panel is whole and the input has its columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+unsafe fn blocks(
+    panel: &[u8],
+    block_bytes: usize,
+    input: &TokenInput,
+    mut steps: impl FnMut(Cursor, &mut Planes),
+) -> [__m512i; 2] {
+    // The sum of the activations, which the caller subtracts from sums of codes, is in here already.
+    let mut sums = [_mm512_set1_epi32(input.q_sum); 2];
+    let mut at = Cursor::new(panel, input);
+    for (block, q_sum) in panel.chunks_exact(block_bytes).zip(&input.block_sums) {
+        at.w = block.as_ptr();
+        let mut planes = no_sums();
+        steps(at, &mut planes);
+        let scales = block[block_bytes - tq2_0::SCALE_BYTES..].as_ptr();
+        for (half, codes) in totals(&planes).into_iter().enumerate() {
+            // SAFETY: the scales are 32 u16 at the end of the block; a block is 64 groups of four columns,
+            // and the input has that many beyond its last column.
+            unsafe {
+                let scale = _mm512_cvtepu16_epi32(_mm256_loadu_si256(scales.add(32 * half).cast()));
+                let trits = _mm512_sub_epi32(codes, _mm512_set1_epi32(*q_sum));
+                sums[half] = _mm512_add_epi32(sums[half], _mm512_mullo_epi32(scale, trits));
+            }
+        }
+        at.q = at.q.wrapping_add(tq2_0::BLOCK_COLS / 4);
+    }
+    sums
+}
+
+/// From sums to a panel's outputs.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store(sums: [__m512i; 2], offset: i32, scale: f32, input: &TokenInput, out: &mut [f32]) {
+    let mut lanes = [0i32; PANEL_ROWS];
+    for (lanes, sums) in lanes.chunks_exact_mut(16).zip(sums) {
+        // SAFETY: 16 lanes of 4 bytes are one vector.
+        unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), sums) };
+    }
+    finish_sums(&lanes, offset, scale, input, out);
+}
+
+/// Spreads the one panel of `share` to one code a byte: for each four columns the 32 rows' four codes.
+///
+/// # Safety
+/// The CPU has AVX-512 F, BW, VL and VNNI; `codes` has 32 bytes for each padded column.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(crate) unsafe fn unpack(share: &Share<'_>, codes: &mut [u8]) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        unpack_with(share, codes, |step, codes| {
+            let mut bytes = load_step(step);
+            for digit in (0..5).rev() {
+                for half in 0..2 {
+                    store_codes(next_digit(&mut bytes[half]), digit, half, codes);
+                }
+            }
+        });
+    }
+}
+
+/// The two halves of a step.
+///
+/// # Safety
+/// The CPU has AVX-512 F; the step is of 128 bytes.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn load_step(step: &[u8]) -> [__m512i; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [0, 64].map(|at| _mm512_loadu_si512(step[at..][..64].as_ptr().cast())) }
+}
+
+/// Stores a half's codes of the four columns `four`.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store_codes(values: __m512i, four: usize, half: usize, codes: &mut [u8]) {
+    // SAFETY: the slice has 64 bytes.
+    unsafe { _mm512_storeu_si512(codes[four * 128 + half * 64..][..64].as_mut_ptr().cast(), values) };
+}
+
+/// [`unpack`] for any way of unpacking a step of `base3`.
+///
+/// # Safety
+/// As for [`unpack`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+unsafe fn unpack_with(share: &Share<'_>, codes: &mut [u8], base3_step: impl Fn(&[u8], &mut [u8])) {
+    let fives = |steps: &[u8], codes: &mut [u8]| {
+        let codes = codes.chunks_exact_mut(base3::STEP_COLS * PANEL_ROWS);
+        steps.chunks_exact(base3::STEP_BYTES).zip(codes).for_each(|(step, codes)| base3_step(step, codes));
+    };
+    // SAFETY: the caller's promises are those of the callees.
+    unsafe {
+        if let Some(kind) = Kind::of(share.format) {
+            return tables::unpack(share, kind, codes);
+        }
+        let Some(panel) = share.whole_panels().next() else { return };
+        let blocks = codes.chunks_exact_mut(tq2_0::BLOCK_COLS * PANEL_ROWS);
+        match share.format {
+            Format::Base3 => fives(panel, codes),
+            Format::Tq1_0 => {
+                for (block, codes) in panel.chunks_exact(tq1_0::BLOCK_BYTES).zip(blocks) {
+                    let (first, last) = codes.split_at_mut(tq1_0::BASE3_COLS * PANEL_ROWS);
+                    fives(&block[..tq1_0::BASE3_BYTES], first);
+                    unpack_fours(&block[tq1_0::BASE3_BYTES..tq1_0::CODE_BYTES], last);
+                }
+            }
+            Format::Tq2_0 => {
+                for (block, codes) in panel.chunks_exact(tq2_0::BLOCK_BYTES).zip(blocks) {
+                    unpack_fours(&block[..tq2_0::CODE_BYTES], codes);
+                }
+            }
+            _ => unpack_fours(panel, codes),
+        }
+    }
+}
+
+/// The codes of `i2_s` steps.
+///
+/// # Safety
+/// The CPU has AVX-512 F and BW.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn unpack_fours(steps: &[u8], codes: &mut [u8]) {
+    let mask = _mm512_set1_epi8(3);
+    let codes = codes.chunks_exact_mut(COLUMN_STEP * PANEL_ROWS);
+    for (step, codes) in steps.chunks_exact(i2_s::STEP_BYTES).zip(codes) {
+        // SAFETY: the chunks are whole steps.
+        for (half, tile) in unsafe { load_step(step) }.into_iter().enumerate() {
+            let planes = [
+                tile,
+                _mm512_srli_epi16::<2>(tile),
+                _mm512_srli_epi16::<4>(tile),
+                _mm512_srli_epi16::<6>(tile),
+            ];
+            for (plane, values) in planes.into_iter().enumerate() {
+                store_codes(_mm512_and_si512(values, mask), plane, half, codes);
+            }
+        }
+    }
+}
+
+/// One panel, as codes, times several inputs.
+///
+/// # Safety
+/// The CPU has AVX-512 F, BW, VL and VNNI. `codes` has 128 bytes for each four columns, each input's `q` as
+/// many values, and `out` 32 values for each input.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(crate) unsafe fn gemm(codes: &[u8], scale: f32, inputs: &[TokenInput], out: &mut [f32]) {
+    debug_assert!(inputs.iter().all(|i| i.q.len() >= codes.len() / PANEL_ROWS));
+    debug_assert_eq!(out.len(), inputs.len() * PANEL_ROWS);
+    for (inputs, out) in inputs.chunks(TILE_INPUTS).zip(out.chunks_mut(TILE_INPUTS * PANEL_ROWS)) {
+        // SAFETY: the caller's promises are those of the callee.
+        unsafe { dispatch_tile!(inputs.len(), code_tile, codes, scale, inputs, out) };
     }
 }
 
 /// 32 rows x N inputs, from unpacked codes; all sums stay in registers.
 ///
 /// # Safety
-/// As for [`i2_s`]; `inputs` has N elements.
+/// As for [`gemm`]; `inputs` has N elements.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn i2_s_tile<const N: usize>(codes: &[u8], scale: f32, inputs: &[TokenInput], out: &mut [f32]) {
+unsafe fn code_tile<const N: usize>(codes: &[u8], scale: f32, inputs: &[TokenInput], out: &mut [f32]) {
     let inputs: &[TokenInput; N] = inputs.try_into().expect("as many inputs as the tile is wide");
     // SAFETY: each four columns are 128 bytes of codes and 4 of each input's q.
     unsafe {
@@ -162,10 +393,7 @@ unsafe fn i2_s_tile<const N: usize>(codes: &[u8], scale: f32, inputs: &[TokenInp
             w = w.add(128);
         }
         for (n, out) in out.chunks_exact_mut(PANEL_ROWS).enumerate() {
-            let mut totals = [0i32; PANEL_ROWS];
-            _mm512_storeu_si512(totals.as_mut_ptr().cast(), sums[n][0]);
-            _mm512_storeu_si512(totals[16..].as_mut_ptr().cast(), sums[n][1]);
-            finish_sums(&totals, scale, &inputs[n], out);
+            store(sums[n], inputs[n].q_sum, scale, &inputs[n], out);
         }
     }
 }
