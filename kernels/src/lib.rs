@@ -23,10 +23,10 @@ pub mod format;
 pub mod peak;
 
 pub use arena::{Arena, ArenaWriter};
+pub use format::Format;
 pub use input::TokenInput;
 pub use isa::{Isa, UnsupportedIsa};
 pub use kernel::Kernel;
-pub use format::Format;
 pub use matrix::{Matrix, PackedMatrix, Scratch};
 
 /// Rows of a panel: the unit in which matrices are stored and work is split between threads.

@@ -40,7 +40,9 @@ mod tests {
     #[test]
     fn the_cost_is_that_counted_by_hand() {
         let gguf = Gguf::from_static(BUILTIN_GGUF, BUILTIN_NAME).unwrap();
-        let model = |kernel| Plan::new(&gguf, kernel, I2sLayout::X86_64).unwrap().load(bitjoule_kernels::Isa::SCALAR).unwrap();
+        let model = |kernel| {
+            Plan::new(&gguf, kernel, I2sLayout::X86_64).unwrap().load(bitjoule_kernels::Isa::SCALAR).unwrap()
+        };
         let c = model(Kernel::I2S).config;
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let linear = (c.layers * (2 * c.hidden * q + 2 * c.hidden * kv + 3 * c.hidden * c.ffn)) as u64;

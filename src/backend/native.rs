@@ -273,12 +273,8 @@ fn write_reference(
     let kernel = Kernel::by_name(&reference.kernel)
         .ok_or_else(|| Error::input(format!("there is no kernel '{}'", reference.kernel)))?;
     let isa = Isa::SCALAR;
-    let options = EngineOptions {
-        threads: threads as usize,
-        kv: kv_type(kv)?,
-        context: check::CONTEXT,
-        batch: BATCH,
-    };
+    let options =
+        EngineOptions { threads: threads as usize, kv: kv_type(kv)?, context: check::CONTEXT, batch: BATCH };
     let mut engine = engine(&model.open()?, I2sLayout::X86_64, kernel, isa, options).map_err(skip)?;
     let logits = check::logits(&mut engine, seed)?;
     Ok(check::write(&reference.path, &logits)?)

@@ -73,10 +73,7 @@ pub(super) fn parse(text: &str, origin: &str, base: &Path) -> Result<Suite> {
     let root = Table { source: &source, table: document.get_ref(), place: "", span: None };
     root.only(SUITE_KEYS)?;
 
-    let models = models(&root, base)?;
-    let labels: Vec<String> = models.iter().map(Model::label).collect();
-    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-    let suite = Suite {
+    let mut suite = Suite {
         name: root.name(root.required("name")?, "name")?,
         description: match root.get("description") {
             Some(value) => root.string(value, "description")?.to_owned(),
@@ -95,19 +92,22 @@ pub(super) fn parse(text: &str, origin: &str, base: &Path) -> Result<Suite> {
             None => vec!["auto".to_owned()],
         },
         threads: root.list(root.required("threads")?, "threads", |value| root.threads(value))?,
-        workloads: root.list(root.required("workloads")?, "workloads", |value| {
-            let table = root.table(value, "workloads")?;
-            table.only(WORKLOAD_KEYS)?;
-            Ok(Workload {
-                n_prompt: table.integer(table.required("n_prompt")?, "n_prompt", N_PROMPT)? as u32,
-                n_gen: table.integer(table.required("n_gen")?, "n_gen", N_GEN)? as u32,
-                models: table.optional_names("models", "model of this suite", &labels)?,
-                // What `auto` comes to is not known here; every other name is.
-                isas: table.optional_names("isas", "instruction set", &ISAS[1..])?,
-            })
-        })?,
-        models,
+        models: models(&root, base)?,
+        workloads: Vec::new(),
     };
+    let labels: Vec<String> = suite.models.iter().map(Model::label).collect();
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    suite.workloads = root.list(root.required("workloads")?, "workloads", |value| {
+        let table = root.table(value, "workloads")?;
+        table.only(WORKLOAD_KEYS)?;
+        Ok(Workload {
+            n_prompt: table.integer(table.required("n_prompt")?, "n_prompt", N_PROMPT)? as u32,
+            n_gen: table.integer(table.required("n_gen")?, "n_gen", N_GEN)? as u32,
+            models: table.optional_names("models", "model of this suite", &labels)?,
+            // What `auto` comes to is not known here; every other name is.
+            isas: table.optional_names("isas", "instruction set", &ISAS[1..])?,
+        })
+    })?;
 
     let kernels: usize =
         suite.models.iter().map(|model| suite.kernels_of(model).len() * suite.isas_of(model).len()).sum();

@@ -33,7 +33,8 @@ pub(super) fn pack_panel(trits: &[i8], out: &mut [u8]) {
     for (row, trits) in rows_of(trits) {
         for (trits, block) in trits.chunks_exact(BLOCK_COLS).zip(out.chunks_exact_mut(BLOCK_BYTES)) {
             let (codes, scales) = block.split_at_mut(CODE_BYTES);
-            for (trits, step) in trits.chunks_exact(COLUMN_STEP).zip(codes.chunks_exact_mut(i2_s::STEP_BYTES)) {
+            for (trits, step) in trits.chunks_exact(COLUMN_STEP).zip(codes.chunks_exact_mut(i2_s::STEP_BYTES))
+            {
                 i2_s::pack_row(trits, &mut step[4 * row..][..4]);
             }
             scales[2 * row..][..2].copy_from_slice(&1u16.to_le_bytes());
