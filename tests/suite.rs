@@ -51,7 +51,13 @@ fn a_suite_is_read_with_its_defaults() {
     let [synth, file] = suite.models.as_slice() else { panic!("two models") };
     assert_eq!(
         *synth,
-        Model { source: ModelSource::Synth("125M".into()), name: None, kernels: None, isas: None }
+        Model {
+            source: ModelSource::Synth("125M".into()),
+            name: None,
+            kernels: None,
+            isas: None,
+            embedding: None
+        }
     );
     assert_eq!(file.source, ModelSource::File("/base/sub/model.gguf".into()));
     assert_eq!((synth.label(), file.label()), ("125M".to_owned(), "model".to_owned()));
@@ -121,7 +127,7 @@ fn misspelt_keys_name_the_line_and_the_nearest() {
     assert_eq!(
         message("kernels = [\"i2_s\"]", "kernel = [\"i2_s\"]"),
         "x.toml:8: unknown key 'kernel' in [[models]]; did you mean 'kernels'? Known keys here: builtin, \
-         synth, file, name, kernels, isas"
+         synth, file, name, kernels, isas, embedding"
     );
     assert!(
         message("n_gen", "gen")
@@ -174,6 +180,22 @@ fn narrowing_names_what_there_is() {
     assert!(suite.workloads[0].is_for("model", "avx2") && !suite.workloads[0].is_for("125M", "avx2"));
     assert!(!suite.workloads[0].is_for("model", "scalar"));
     assert_eq!(parse(&suite.to_toml().unwrap()).unwrap(), suite);
+}
+
+#[test]
+fn an_embedding_is_part_of_the_label() {
+    let text = GOOD.replacen(
+        "synth = \"125M\"",
+        "synth = \"125M\"\n[[models]]\nsynth = \"125M\"\nembedding = \"q6_k\"",
+        1,
+    );
+    let suite = parse(&text).unwrap();
+    assert_eq!(suite.models[1].label(), "125M-q6_k");
+    assert_eq!(parse(&suite.to_toml().unwrap()).unwrap(), suite);
+    assert!(
+        message("synth = \"125M\"", "synth = \"125M\"\nembedding = \"q6\"")
+            .contains("x.toml:6: unknown embedding type 'q6'; did you mean 'q6_k'?")
+    );
 }
 
 #[test]

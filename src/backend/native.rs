@@ -8,7 +8,7 @@ use crate::engine::{Engine, EngineOptions, KvType, argmax};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, I2sLayout};
 use crate::journal::{Case, FailureKind, Phase, Work};
-use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, Plan};
+use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, EmbeddingType, Plan};
 use crate::probe::clock;
 use crate::probe::energy::EnergyMeter;
 use crate::probe::{bandwidth, compute, memory};
@@ -97,7 +97,22 @@ pub fn engine(
     isa: Isa,
     options: EngineOptions,
 ) -> Result<Engine> {
-    let plan = Plan::new(gguf, kernel, layout)?;
+    engine_with(gguf, layout, None, kernel, isa, options)
+}
+
+/// As [`engine`], with embedding and output projection as `embedding` (as in the file if none is given).
+///
+/// # Errors
+/// As [`engine`], or if they cannot be stored so.
+pub fn engine_with(
+    gguf: &Gguf,
+    layout: I2sLayout,
+    embedding: Option<EmbeddingType>,
+    kernel: Kernel,
+    isa: Isa,
+    options: EngineOptions,
+) -> Result<Engine> {
+    let plan = Plan::with_embedding(gguf, kernel, layout, embedding)?;
     let needed = Bytes(plan.weight_bytes().0 + options.memory_bytes(plan.config()).0);
     ensure_memory(&format!("{} with kernel {kernel}", gguf.path_label()), needed)?;
     Engine::new(plan.load(isa)?, options)
@@ -120,8 +135,8 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
             let meter = EnergyMeter::open(powercap.as_deref());
             visit(case, model, *seed, phases, check.as_ref(), &meter, &mut report)
         }
-        Job::Reference { model, seed, reference, kv, threads } => {
-            write_reference(model, *seed, reference, kv, *threads)
+        Job::Reference { model, embedding, seed, reference, kv, threads } => {
+            write_reference(model, embedding.as_deref(), *seed, reference, kv, *threads)
         }
         Job::Bandwidth { threads, buffer, passes } => bandwidth::measure(*threads, *buffer, *passes)
             .map_err(Stop::from)
@@ -188,7 +203,9 @@ fn visit(
     let gguf = model.open()?;
     // Whether the kernel can hold the model, and the memory hold both, is known before loading starts.
     let file_bytes = Bytes(gguf.file_bytes());
-    let mut engine = engine(&gguf, I2sLayout::X86_64, kernel, isa, options).map_err(|e| match e {
+    let embedding = embedding_type(case.embedding.as_deref())?;
+    let loaded = engine_with(&gguf, I2sLayout::X86_64, embedding, kernel, isa, options);
+    let mut engine = loaded.map_err(|e| match e {
         Error::Environment(_) => skip(e),
         e => e.into(),
     })?;
@@ -265,6 +282,7 @@ fn read_weights(engine: &mut Engine, rates: &mut Vec<BytesPerS>) {
 
 fn write_reference(
     model: &ModelFile,
+    embedding: Option<&str>,
     seed: u64,
     reference: &Reference,
     kv: &str,
@@ -275,9 +293,15 @@ fn write_reference(
     let isa = Isa::SCALAR;
     let options =
         EngineOptions { threads: threads as usize, kv: kv_type(kv)?, context: check::CONTEXT, batch: BATCH };
-    let mut engine = engine(&model.open()?, I2sLayout::X86_64, kernel, isa, options).map_err(skip)?;
+    let embedding = embedding_type(embedding)?;
+    let loaded = engine_with(&model.open()?, I2sLayout::X86_64, embedding, kernel, isa, options);
+    let mut engine = loaded.map_err(skip)?;
     let logits = check::logits(&mut engine, seed)?;
     Ok(check::write(&reference.path, &logits)?)
+}
+
+fn embedding_type(name: Option<&str>) -> Result<Option<EmbeddingType>> {
+    name.map(EmbeddingType::by_name).transpose()
 }
 
 fn kv_type(name: &str) -> Result<KvType> {

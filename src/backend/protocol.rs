@@ -46,6 +46,8 @@ pub enum Job {
     Reference {
         /// The model.
         model: ModelFile,
+        /// Type of its embedding and output projection, if not as in the file.
+        embedding: Option<String>,
         /// Seed of the tokens.
         seed: u64,
         /// What to write and where.

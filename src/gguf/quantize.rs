@@ -21,7 +21,9 @@ pub fn quantize(ty: TensorType, values: &[f32], out: &mut Vec<u8>) -> Result<()>
     let (cols, block): (usize, fn(&[f32], &mut Vec<u8>) -> Option<()>) = match ty {
         TensorType::Q8_0 => (32, q8_0),
         TensorType::Q6K => (256, q6_k),
-        _ => return Err(Error::input(format!("weights are quantized to Q8_0 or Q6_K, not to {}", ty.name()))),
+        _ => {
+            return Err(Error::input(format!("weights are quantized to Q8_0 or Q6_K, not to {}", ty.name())));
+        }
     };
     if !values.len().is_multiple_of(cols) {
         return Err(Error::input(format!(

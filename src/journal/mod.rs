@@ -13,7 +13,7 @@ use crate::units::{Bytes, BytesPerS, Joules, MacPerS};
 
 /// Version of the records below; a reader refuses a journal of a newer one.
 ///
-/// 2: [`Record::Peak`], [`PrefillCost`]. A run is gone on with in the schema it was started in.
+/// 2: [`Record::Peak`], [`PrefillCost`], [`Case::embedding`]. A run is gone on with in the schema it was started in.
 pub const SCHEMA: u32 = 2;
 
 /// The first schema with [`Record::Peak`].
@@ -97,6 +97,10 @@ pub struct Case {
     pub n_gen: u32,
     /// Element type of the KV cache: `f16` or `f32`.
     pub kv: String,
+    /// Type of embedding and output projection, where the suite names one: `f16`, `q8_0`, `q6_k`. Without
+    /// it they are as in the file, in a synthetic model f16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<String>,
 }
 
 /// Phase of a visit.

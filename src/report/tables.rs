@@ -110,6 +110,7 @@ const SUMMARY: &[Column<Row>] = &[
     ("peak_int8_mac_per_s", |r| number(r.peak_int8_mac_per_s)),
     ("peak_f32_mac_per_s", |r| number(r.peak_f32_mac_per_s)),
     ("prefill_mac_per_token", |r| number(r.prefill_mac_per_token)),
+    ("embedding", |r| r.case.embedding.clone().unwrap_or_default()),
 ];
 
 /// `summary.csv`: a row a case.

@@ -66,7 +66,13 @@ pub struct Outcome {
 pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
     for path in &options.models {
         let path = std::path::absolute(path).map_err(|e| Error::io("find", path, &e))?;
-        suite.models.push(Model { source: ModelSource::File(path), name: None, kernels: None, isas: None });
+        suite.models.push(Model {
+            source: ModelSource::File(path),
+            name: None,
+            kernels: None,
+            isas: None,
+            embedding: None,
+        });
     }
     // Through the parser once more: it knows all rules, also those that an added model can break.
     let suite_toml = suite.to_toml()?;
@@ -451,6 +457,7 @@ impl Run {
         std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
         let job = Job::Reference {
             model: self.model(case)?.file,
+            embedding: case.embedding.clone(),
             seed: self.header.seed,
             reference,
             kv: case.kv.clone(),

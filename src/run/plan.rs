@@ -8,7 +8,9 @@ use crate::backend::protocol::ModelFile;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::journal::{Case, PEAK_SCHEMA};
-use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, Config, Geometry, SYNTH_SEED, WeightType, synth};
+use crate::model::{
+    BUILTIN_GGUF, BUILTIN_NAME, Config, EmbeddingType, Geometry, SYNTH_SEED, WeightType, synth,
+};
 use crate::suite::{ModelSource, Suite};
 
 /// Changes when the bytes of synthetic models do, so that old ones in the cache are not used.
@@ -56,6 +58,7 @@ pub(super) fn cases(suite: &Suite, all_threads: u32) -> Result<Vec<Case>> {
                             n_prompt,
                             n_gen,
                             kv: suite.kv.clone(),
+                            embedding: model.embedding.clone(),
                         });
                     }
                 }
@@ -114,7 +117,8 @@ pub(super) fn models(
                 }
                 ModelSource::File(path) => (ModelFile::Path(path.clone()), Gguf::open(path)?),
                 ModelSource::Synth(size) => {
-                    let path = cached(size, cache, &mut progress)?;
+                    let embedding = model.embedding.as_deref().map(EmbeddingType::by_name).transpose()?;
+                    let path = cached(size, embedding, cache, &mut progress)?;
                     let gguf = Gguf::open(&path)?;
                     (ModelFile::Path(path), gguf)
                 }
@@ -130,13 +134,21 @@ pub(super) fn models(
         .collect()
 }
 
-fn cached(size: &str, cache: &Path, progress: &mut impl FnMut(&str)) -> Result<PathBuf> {
+fn cached(
+    size: &str,
+    embedding: Option<EmbeddingType>,
+    cache: &Path,
+    progress: &mut impl FnMut(&str),
+) -> Result<PathBuf> {
     let geometry = Geometry::by_name(size)?;
-    let path = cache.join(format!("synth-v{SYNTH_VERSION}-{size}-seed{SYNTH_SEED}.i2_s.gguf"));
+    // f16 is what they have anyway.
+    let embedding = embedding.filter(|e| *e != EmbeddingType::F16);
+    let suffix = embedding.map_or_else(String::new, |e| format!(".{}", e.name()));
+    let path = cache.join(format!("synth-v{SYNTH_VERSION}-{size}-seed{SYNTH_SEED}{suffix}.i2_s.gguf"));
     if !path.exists() {
         std::fs::create_dir_all(cache).map_err(|e| Error::io("create", cache, &e))?;
-        progress(&format!("making synthetic model {size} in {}", cache.display()));
-        synth(geometry, WeightType::I2S, SYNTH_SEED, &path, true)?;
+        progress(&format!("making synthetic model {size}{suffix} in {}", cache.display()));
+        synth(geometry, WeightType::I2S, embedding, SYNTH_SEED, &path, true)?;
     }
     Ok(path)
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-pub use parse::{BUILTINS, ISAS, KERNELS, KV_TYPES, synth_sizes};
+pub use parse::{BUILTINS, EMBEDDINGS, ISAS, KERNELS, KV_TYPES, synth_sizes};
 
 /// The suite that `bitjoule run` measures without an argument.
 const QUICK: &str = include_str!("../../suites/quick.toml");
@@ -93,6 +93,10 @@ pub struct Model {
     /// Instruction sets to measure it with, instead of the suite's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isas: Option<Vec<String>>,
+    /// Type of its embedding and output projection, one of [`EMBEDDINGS`]; none: as in the file, f16 in
+    /// synthetic models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<String>,
 }
 
 /// Where a model comes from.
@@ -122,9 +126,14 @@ impl ModelSource {
 }
 
 impl Model {
-    /// The label in tables: unique within the suite.
+    /// The label in tables: unique within the suite. A type of embedding that the suite names is part of
+    /// it, because the same model with another one is another case: `700M-q6_k`.
     pub fn label(&self) -> String {
-        self.name.clone().unwrap_or_else(|| self.source.label())
+        let of_source = || match &self.embedding {
+            Some(embedding) => format!("{}-{embedding}", self.source.label()),
+            None => self.source.label(),
+        };
+        self.name.clone().unwrap_or_else(of_source)
     }
 }
 

@@ -20,6 +20,8 @@ pub const KERNELS: &[&str] =
 pub const ISAS: &[&str] = &["auto", "scalar", "avx2", "avx512-vnni", "avx512-vbmi"];
 /// Element types of the KV cache.
 pub const KV_TYPES: &[&str] = &["f16", "f32"];
+/// Types of embedding and output projection.
+pub const EMBEDDINGS: &[&str] = &["f16", "q8_0", "q6_k"];
 /// Names of the models that are part of bitjoule.
 pub const BUILTINS: &[&str] = &["tiny-bitnet-b1.58"];
 
@@ -55,7 +57,7 @@ const SUITE_KEYS: &[&str] = &[
     "models",
     "workloads",
 ];
-const MODEL_KEYS: &[&str] = &["builtin", "synth", "file", "name", "kernels", "isas"];
+const MODEL_KEYS: &[&str] = &["builtin", "synth", "file", "name", "kernels", "isas", "embedding"];
 const WORKLOAD_KEYS: &[&str] = &["n_prompt", "n_gen", "models", "isas"];
 
 type Value<'i> = Spanned<DeValue<'i>>;
@@ -191,7 +193,11 @@ fn model(table: Table<'_, '_>, value: &Value<'_>, base: &Path) -> Result<Model> 
     }
     let kernels = table.optional_names("kernels", "kernel", KERNELS)?;
     let isas = table.optional_names("isas", "instruction set", ISAS)?;
-    Ok(Model { source, name, kernels, isas })
+    let embedding = match table.get("embedding") {
+        Some(value) => Some(table.one_of(value, "embedding", "embedding type", EMBEDDINGS)?),
+        None => None,
+    };
+    Ok(Model { source, name, kernels, isas, embedding })
 }
 
 /// The text and what to call it.

@@ -76,6 +76,7 @@ pub(crate) fn case(model: &str, kernel: &str, isa: &str, threads: u32) -> Case {
         n_prompt: 32,
         n_gen: 32,
         kv: "f16".into(),
+        embedding: None,
     }
 }
 
