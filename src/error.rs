@@ -6,7 +6,7 @@ use std::path::Path;
 /// An error that ends a command. The variant decides the exit code; the text is for a person.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// A gate, a verification or a check failed: exit code 1.
+    /// A gate, a verification, a check or a case failed: exit code 1.
     #[error("{0}")]
     Check(String),
     /// The command line, a suite or a file is wrong: exit code 2.

@@ -633,6 +633,112 @@ fn bad_tensors_are_refused() {
     refused(two(("a", 0), ("b", 0)), &["share bytes from offset 0"]);
 }
 
+/// The built-in model with one metadata value or one tensor's data changed.
+fn changed(key: &str, value: Option<Value>, tensor: &str, change: impl Fn(&mut [u8])) -> Vec<u8> {
+    let file = Gguf::open(&fixture("tiny-bitnet-b1.58.i2_s.gguf")).unwrap();
+    let mut metadata = file.metadata().to_vec();
+    if let Some(value) = value {
+        metadata.iter_mut().find(|(k, _)| k == key).unwrap().1 = value;
+    }
+    let mut writer = Writer::new(Vec::new(), "changed", &metadata, file.tensors().to_vec()).unwrap();
+    for t in file.tensors() {
+        let mut data = file.data(t).to_vec();
+        if t.name == tensor {
+            change(&mut data);
+        }
+        writer.write_tensor_bytes(&data).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+/// What the command says of a hostile file, which has to be one line; and its exit code.
+#[track_caller]
+fn told(arguments: &[&str], path: &Path) -> (i32, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_bitjoule"))
+        .args(arguments)
+        .arg(path)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.stdout.is_empty() && said.lines().count() == 1, "{arguments:?}: {said}");
+    assert!(said.starts_with("bitjoule: ") && said.contains("bad.gguf: "), "{arguments:?}: {said}");
+    (output.status.code().unwrap(), said)
+}
+
+#[test]
+fn a_hostile_file_ends_a_command_with_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bad.gguf");
+    let one = |shape: &[u64], ty, offset| Raw::new(1, 0).tensor("w", shape, ty, offset).data(64).0;
+    let whole = fixture_bytes("tiny-bitnet-b1.58.i2_s.gguf");
+    let nested = (0..10_000).fold(Raw::new(0, 1).key("deep", 9), |raw, _| raw.u32(9).u64(1));
+    let duplicate = Raw::new(2, 0).tensor("w", &[8], 0, 0).tensor("w", &[8], 0, 32).data(64);
+    let alignment = Raw::new(0, 1).key("general.alignment", 4).u32(0);
+    // Refused by everything that opens them.
+    let files = [
+        (b"GGML\x03\0\0\0".to_vec(), "not a GGUF file"),
+        (Raw(b"GGUF".to_vec()).u32(9).u64(0).u64(0).0, "version 9"),
+        (Raw::new(5_000_000_000, 0).0, "5000000000 tensors"),
+        (Raw::new(0, u64::MAX).0, "metadata entries cannot be"),
+        (Raw::new(0, 1).key("name", 8).u64(u64::MAX).bytes(b"abc").0, "bytes of a string"),
+        (Raw::new(0, 1).key("list", 9).u32(10).u64(u64::MAX / 4).0, "array elements"),
+        (one(&[8], 0, 1 << 40), "beyond the end"),
+        (one(&[256, u64::MAX, u64::MAX, 2], 35, 0), "more than a file can hold"),
+        (one(&[8], 77, 0), "type 77"),
+        (one(&[8, 0], 0, 0), "dimension of 0"),
+        (duplicate.0, "there twice"),
+        (alignment.0, "power of two"),
+        (nested.0, "nested"),
+        (whole[..whole.len() - 1].to_vec(), "beyond the end"),
+        (whole[..1000].to_vec(), "in the"),
+    ];
+    for (bytes, part) in files {
+        std::fs::write(&path, bytes).unwrap();
+        for arguments in [&["model", "inspect"][..], &["verify"], &["generate", "--tokens", "1"]] {
+            let (code, said) = told(arguments, &path);
+            assert!(code == 2 && said.contains(part), "{arguments:?}: {code}, {part:?} is not in {said}");
+        }
+    }
+
+    // Whole files whose metadata or weights make no model.
+    let key = |key: &str, value| changed(&format!("bitnet-b1.58.{key}"), Some(Value::U32(value)), "", |_| ());
+    let scale = |scale: f32| {
+        changed("", None, "blk.1.ffn_up.weight", move |data| {
+            let at = data.len() - 32;
+            data[at..at + 4].copy_from_slice(&scale.to_le_bytes());
+        })
+    };
+    let norm =
+        changed("", None, "output_norm.weight", |data| data[4..8].copy_from_slice(&f32::NAN.to_le_bytes()));
+    let code = changed("", None, "blk.0.attn_q.weight", |data| data[0] = 0xff);
+    for (bytes, part) in [
+        (key("block_count", u32::MAX), "block_count': 4294967295 is not within"),
+        (key("block_count", 16_384), "no tensor 'blk.2.attn_norm.weight'"),
+        (key("attention.head_count", 0), "attention.head_count': 0 is not within"),
+        (key("embedding_length", 1 << 20), "the metadata make it 1048576 x 320"),
+        (key("feed_forward_length", 127), "the metadata make it 512 x 127"),
+        (key("context_length", 0), "context_length': 0 is not within"),
+        (scale(f32::NAN), "'blk.1.ffn_up.weight': byte 163840 of the tensor: a scale of NaN"),
+        (scale(f32::NEG_INFINITY), "a scale of -inf"),
+        (norm, "'output_norm.weight': the weight in row 0, column 1 is NaN"),
+        (code, "'blk.0.attn_q.weight': byte 0 of the tensor: 0xff holds the code 3"),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        let (code, said) = told(&["verify"], &path);
+        assert!(code == 2 && said.contains(part), "{code}, {part:?} is not in {said}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn only_a_regular_file_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let error = Writer::create(&path, &[], vec![], true).unwrap_err();
+    assert!(error.exit_code() == 2 && error.to_string().contains("not a regular file"), "{error}");
+}
+
 #[test]
 fn wrong_metadata_is_named_when_it_is_asked_for() {
     let metadata = [

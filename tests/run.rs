@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
-use bitjoule::journal::{Phase, Record, Work as Done, file};
+use bitjoule::journal::{Failure, FailureKind, Phase, Record, Work as Done, file};
 use common::{Work, bitjoule, fixture_path, stderr, stdout};
 
 /// Case, round and phase of every sample; each once.
@@ -27,10 +27,7 @@ fn samples(dir: &Path) -> HashSet<(String, u32, Phase)> {
 
 #[test]
 fn killed_twenty_times_a_run_loses_nothing() {
-    let work = Work::new();
-    let suite = work.0.path().join("suite.toml");
-    let text = std::fs::read_to_string(&suite).unwrap().replace("rounds = 2", "rounds = 12");
-    std::fs::write(&suite, text).unwrap();
+    let work = Work::with(&[("rounds = 2", "rounds = 12")]);
     let out = work.out();
     let mut kills = 0;
     let mut state = 7u64;
@@ -145,6 +142,201 @@ fn an_interrupted_run_says_how_to_go_on() {
     let end = bitjoule().arg("run").arg("--resume").arg(work.out()).output().unwrap();
     assert!(end.status.success(), "{}", stderr(&end));
     assert_eq!(samples(&work.out()).len(), 6 * 2 * 3);
+}
+
+/// Ctrl-C on a terminal reaches every process of its group: a worker that it meets is no failure.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_of_the_whole_group_is_no_failure() {
+    use std::os::unix::process::CommandExt;
+    let work = Work::with(&[(", \"f16\", \"i2_s\"", ""), ("[1, 2]", "[1]"), ("n_gen = 6", "n_gen = 40")]);
+    for interrupts in 0..6 {
+        let mut command = match interrupts {
+            0 => work.command(&[]),
+            _ => {
+                let mut command = bitjoule();
+                command.arg("run").arg("--resume").arg(work.out());
+                command
+            }
+        };
+        let child = command.stderr(std::process::Stdio::piped()).process_group(0).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(200 + 40 * interrupts));
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process_group(pid, rustix::process::Signal::INT).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(matches!(output.status.code(), Some(130 | 0)), "{:?}: {}", output.status, stderr(&output));
+        let records = file::read(&work.out()).unwrap().records;
+        assert!(!records.iter().any(|r| matches!(r, Record::Failure(_))), "{records:?}");
+    }
+    let end = bitjoule().arg("run").arg("--resume").arg(work.out()).output().unwrap();
+    assert!(end.status.success(), "{}", stderr(&end));
+    assert_eq!(samples(&work.out()).len(), 2 * 3);
+}
+
+/// The children of a process.
+#[cfg(target_os = "linux")]
+fn children(parent: u32) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Process, (name), state, parent; a name can hold anything.
+        let fields = stat.rsplit_once(')')?.1;
+        (fields.split_whitespace().nth(1)? == parent.to_string()).then_some(pid)
+    });
+    processes.collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_worker_killed_in_mid_visit_is_a_failure_of_that_round_only() {
+    use rustix::process::{Pid, Signal, kill_process};
+    const ROUNDS: u32 = 3;
+    let work = Work::with(&[
+        ("rounds = 2", "rounds = 3"),
+        (", \"f16\", \"i2_s\"", ""),
+        ("[1, 2]", "[1]"),
+        ("n_gen = 6", "n_gen = 80"),
+    ]);
+    let mut command = work.command(&[]);
+    let piped = std::process::Stdio::piped;
+    let mut child = Some(command.stderr(piped()).stdout(piped()).spawn().unwrap());
+    // Its load is on record, and eighty slow steps are to come.
+    let mid_visit = || {
+        let records = file::read(&work.out()).map(|c| c.records).unwrap_or_default();
+        matches!(records.last(), Some(Record::Sample(s)) if s.round == 1 && s.phase() == Phase::Load)
+    };
+    while !mid_visit() {
+        let running = child.as_mut().unwrap().try_wait().unwrap().is_none();
+        assert!(running, "it ended: {}", stderr(&child.take().unwrap().wait_with_output().unwrap()));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let child = child.unwrap();
+    for worker in children(child.id()) {
+        kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    let (out, said) = (stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(1), "{out}{said}");
+    assert!(out.contains("incomplete") && said.contains("killed by signal 9"), "{out}{said}");
+
+    let records = file::read(&work.out()).unwrap().records;
+    let failures: Vec<_> = records.iter().filter(|r| matches!(r, Record::Failure(_))).collect();
+    let [Record::Failure(failure)] = failures[..] else { panic!("{failures:?}") };
+    assert_eq!(failure.round, 1);
+    assert!(failure.case.starts_with("native/"), "{failure:?}");
+    for round in 2..=ROUNDS {
+        let phases = samples(&work.out()).into_iter().filter(|(_, r, _)| *r == round).count();
+        assert_eq!(phases, 3, "round {round}");
+    }
+    // The check of the first round was lost with it, and made good.
+    assert!(records.iter().any(|r| matches!(r, Record::Check(c) if c.passed)));
+    let summary = table(&work.out(), "summary.csv");
+    let status = &summary[0]["status"];
+    assert!(status.starts_with("incomplete: 2 of 3 rounds") && status.contains("signal 9"), "{status}");
+    assert!(!summary[0]["decode_tok_s"].is_empty() && summary[0]["rounds"] == "2", "{summary:?}");
+}
+
+#[test]
+fn a_reference_that_crashed_is_made_in_the_next_round() {
+    let work = Work::with(&[("\"fp32-naive\", \"f16\", ", ""), ("[1, 2]", "[1]")]);
+    assert!(work.run(&[]).status.success());
+    // As if the worker had been killed while it made the reference, before anything was measured.
+    let journal = work.out().join(file::FILE_NAME);
+    let text = std::fs::read_to_string(&journal).unwrap();
+    let crash = Record::Failure(Failure {
+        case: "reference/tiny-bitnet-b1.58/i2_s/scalar".to_owned(),
+        round: 1,
+        visit: 1,
+        kind: FailureKind::Crashed,
+        reason: "the worker was killed by signal 9".to_owned(),
+    });
+    let crash = serde_json::to_string(&crash).unwrap();
+    std::fs::write(&journal, format!("{}\n{crash}\n", text.lines().next().unwrap())).unwrap();
+    let end = bitjoule().arg("run").arg("--resume").arg(work.out()).output().unwrap();
+    assert!(end.status.success(), "{}", stderr(&end));
+    let summary = table(&work.out(), "summary.csv");
+    assert_eq!((&*summary[0]["check"], &*summary[0]["status"]), ("passed", "ok"));
+}
+
+#[test]
+fn a_second_coordinator_is_turned_away() {
+    let work =
+        Work::with(&[("rounds = 2", "rounds = 4"), ("\"fp32-naive\", \"f16\", ", ""), ("[1, 2]", "[1]")]);
+    let null = std::process::Stdio::null;
+    let mut first = work.command(&[]).stdout(null()).stderr(null()).spawn().unwrap();
+    while file::read(&work.out()).map_or(0, |c| c.records.len()) < 3 {
+        assert!(first.try_wait().unwrap().is_none(), "the first ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let out = work.out();
+    let out = out.to_str().unwrap();
+    refused(&["run", "--resume", out], 2, &["journal.jsonl", "another bitjoule"]);
+    refused(&["run", work.suite().to_str().unwrap(), "--out", out], 2, &["not empty"]);
+    assert!(first.try_wait().unwrap().is_none(), "the first ended before the second came");
+    assert!(first.wait().unwrap().success());
+    assert_eq!(samples(&work.out()).len(), 4 * 3);
+    let records = file::read(&work.out()).unwrap().records;
+    assert!(!records.iter().any(|r| matches!(r, Record::Failure(_))));
+    assert_eq!(records.iter().filter(|r| matches!(r, Record::Session(_))).count(), 1);
+}
+
+/// The rows of a table, by column.
+fn table(dir: &Path, name: &str) -> Vec<HashMap<String, String>> {
+    let mut reader = csv::Reader::from_path(dir.join(name)).unwrap();
+    reader.deserialize().map(Result::unwrap).collect()
+}
+
+#[test]
+fn a_simulated_powercap_tree_fills_the_energy_columns_and_is_never_measured() {
+    let work = Work::with(&[("\"fp32-naive\", ", ""), ("[1, 2]", "[1]"), ("n_gen = 6", "n_gen = 250")]);
+    let tree = work.0.path().join("powercap");
+    for (zone, name) in [("intel-rapl:0", "package-0"), ("intel-rapl:1", "package-1")] {
+        let zone = tree.join(zone);
+        std::fs::create_dir_all(&zone).unwrap();
+        std::fs::write(zone.join("name"), name).unwrap();
+        std::fs::write(zone.join("energy_uj"), "0").unwrap();
+        std::fs::write(zone.join("max_energy_range_uj"), "262143328850").unwrap();
+    }
+    // Two packages of 50 W each, whose counters advance every millisecond or so.
+    let mut command = work.command(&["--powercap", tree.to_str().unwrap()]);
+    let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let start = std::time::Instant::now();
+    let status = loop {
+        for zone in ["intel-rapl:0", "intel-rapl:1"] {
+            let counter = tree.join(zone).join("energy_uj");
+            let next = counter.with_extension("next");
+            std::fs::write(&next, (start.elapsed().as_micros() * 50).to_string()).unwrap();
+            std::fs::rename(&next, &counter).unwrap();
+        }
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    assert!(status.success());
+    for row in table(&work.out(), "summary.csv") {
+        assert!(row["energy_provenance"].starts_with("simulated: "), "{row:?}");
+        let joules: f64 = row["energy_j_per_token"].parse().unwrap();
+        assert!(joules > 0.0 && joules.is_finite(), "{row:?}");
+        assert!(!row["energy_j_per_token_min"].is_empty() && !row["energy_j_per_token_max"].is_empty());
+    }
+    let speedups = table(&work.out(), "speedup.csv");
+    assert!(!speedups.is_empty());
+    for row in speedups {
+        assert!(row["energy_provenance"].starts_with("simulated: "), "{row:?}");
+        assert!(row["energy_ratio"].parse::<f64>().unwrap() > 0.0, "{row:?}");
+        assert!(!row["energy_reduction_percent"].is_empty(), "{row:?}");
+    }
+    let samples = table(&work.out(), "samples.csv");
+    assert!(samples.iter().any(|row| row["energy_domains"].contains("package-1=")));
+    for row in samples {
+        assert!(!row["energy_provenance"].starts_with("measured"), "{row:?}");
+        assert_eq!(
+            row["energy_j"].is_empty(),
+            row["energy_provenance"].starts_with("unavailable"),
+            "{row:?}"
+        );
+    }
 }
 
 /// Fails with that code and one line that contains all of `needles`.

@@ -73,8 +73,16 @@ impl TokenInput {
         self.block_sums.extend(blocks.map(|b| b.iter().map(|&q| i32::from(q)).sum::<i32>()));
     }
 
+    /// Room for the tables of `format`, so that tabulating at most `max_cols` columns does not allocate.
+    pub fn reserve_tables(&mut self, isa: Isa, format: Format, max_cols: usize) {
+        if let Some(kind) = Kind::of(format) {
+            self.tables.reserve_exact(tables::count(kind, isa.word_tables(), max_cols));
+        }
+    }
+
     /// Makes the tables that a product of one token with a matrix of `format` looks up, of the quantized
-    /// values of its `cols` columns. Allocates only if `format` needs more tables than it ever did.
+    /// values of its `cols` columns. See
+    /// [`reserve_tables`](Self::reserve_tables).
     ///
     /// # Panics
     /// If the values have not been quantized.

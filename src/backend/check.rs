@@ -5,6 +5,8 @@
 //! output projection. A floating-point kernel is held against `fp32-naive`, with room for the rounding of
 //! weights to f16.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 use bitjoule_kernels::{Isa, Kernel};
@@ -108,8 +110,13 @@ pub fn logits(engine: &mut Engine, seed: u64) -> Result<Vec<Vec<f32>>> {
 pub fn write(path: &Path, logits: &[Vec<f32>]) -> Result<()> {
     let bytes: Vec<u8> = logits.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
     let partial = path.with_extension("partial");
-    std::fs::write(&partial, bytes).map_err(|e| Error::io("write", &partial, &e))?;
-    std::fs::rename(&partial, path).map_err(|e| Error::io("write", path, &e))
+    let written = File::create(&partial)
+        .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&partial, path));
+    written.map_err(|e| {
+        let _ = std::fs::remove_file(&partial);
+        Error::io("write", path, &e)
+    })
 }
 
 /// Reads logits of `vocab` values a position.

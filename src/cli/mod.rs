@@ -18,7 +18,7 @@ use crate::gguf::I2sLayout;
 #[command(
     version,
     about,
-    after_help = "Exit codes: 0 fine, 1 a check failed, 2 wrong usage or input, 3 this \
+    after_help = "Exit codes: 0 fine, 1 a check or a case failed, 2 wrong usage or input, 3 this \
     machine cannot do it, 130 interrupted."
 )]
 struct Cli {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::error::Result;
 use crate::report;
-use crate::run::{RunOptions, resume, start};
+use crate::run::{RunOptions, resumable, resume, start};
 use crate::stats;
 use crate::suite::Suite;
 
@@ -42,7 +42,7 @@ impl Args {
             }
         };
         let dir = outcome.dir.display();
-        report::write_all(&outcome.dir, &outcome.records)?;
+        report::write_all(&outcome.dir, &outcome.records).map_err(|e| resumable(e, &outcome.dir))?;
         if outcome.interrupted {
             eprintln!("interrupted; what was measured is in {dir}. Go on with: bitjoule run --resume {dir}");
             return Ok(INTERRUPTED);
@@ -53,8 +53,11 @@ impl Args {
             report::terminal_summary(&summary, super::report::terminal_width()),
             report::verdict(&summary)
         ));
-        // A kernel that computes something else is a failed check; a case that cannot run here is not.
-        let wrong = summary.rows.iter().any(|row| matches!(row.status, stats::Status::Wrong(_)));
-        Ok(u8::from(wrong))
+        // A case that cannot run here has not failed.
+        let failed = summary
+            .rows
+            .iter()
+            .any(|row| !matches!(row.status, stats::Status::Ok | stats::Status::Skipped(_)));
+        Ok(u8::from(failed))
     }
 }

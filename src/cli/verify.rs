@@ -74,6 +74,7 @@ impl Args {
                 match line.passed {
                     Some(true) => "pass",
                     Some(false) => "FAIL",
+                    None if line.kernel.is_ternary() => "not judged (lossy by design)",
                     None => "not judged (no activation quantization)",
                 }
             );

@@ -169,12 +169,20 @@ impl Engine {
         let padded = |rows: usize| rows.next_multiple_of(PANEL_ROWS) * batch;
         let heads = config.heads * config.head_dim;
         let widest = config.hidden.max(config.ffn).max(heads);
+        let format = model.kernel.format();
+        let input = |i| {
+            let mut input = TokenInput::new(widest);
+            if i == 0 || !format.is_exact() {
+                input.reserve_tables(model.isa, format, widest);
+            }
+            input
+        };
         let buffers = Buffers {
             x: vec![0.0; padded(config.hidden)],
             qkv: vec![0.0; padded(heads) + 2 * padded(config.kv_heads * config.head_dim)],
             attention: vec![0.0; config.heads * batch * shape.dim],
             ffn: vec![0.0; padded(config.ffn)],
-            inputs: (0..batch).map(|_| TokenInput::new(widest)).collect(),
+            inputs: (0..batch).map(input).collect(),
             logits: vec![0.0; config.vocab.next_multiple_of(PANEL_ROWS)],
         };
         let locals = (0..threads).map(|_| Local {

@@ -5,6 +5,9 @@ use half::f16;
 use super::TensorType;
 use crate::error::{Error, Result};
 
+/// Appends a block of weights; none if it cannot hold them.
+type Block = fn(&[f32], &mut Vec<u8>) -> Option<()>;
+
 /// Appends `values`, whole blocks of the type `ty`, to `out`.
 ///
 /// - **Q8_0**, as ggml: d = max|x| ÷ 127, stored as f16; the codes are x ÷ d (before its rounding),
@@ -18,7 +21,7 @@ use crate::error::{Error, Result};
 /// If `ty` is another type, the values are no whole number of blocks, or one is not finite or too large
 /// for f16 scales.
 pub fn quantize(ty: TensorType, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
-    let (cols, block): (usize, fn(&[f32], &mut Vec<u8>) -> Option<()>) = match ty {
+    let (cols, block): (usize, Block) = match ty {
         TensorType::Q8_0 => (32, q8_0),
         TensorType::Q6K => (256, q6_k),
         _ => {

@@ -295,6 +295,10 @@ fn refuse_existing(target: &Path, overwrite: bool) -> Result<()> {
         Ok(found) if found.is_dir() => {
             Err(Error::input(format!("{}: a directory; name a file", target.display())))
         }
+        // The rename would replace a device, such as /dev/null, by the file.
+        Ok(found) if !found.is_file() && !found.is_symlink() => {
+            Err(Error::input(format!("{}: not a regular file; name another", target.display())))
+        }
         Ok(_) if !overwrite => Err(Error::input(format!(
             "{}: exists already; choose another name, or ask for it to be overwritten",
             target.display()
@@ -320,7 +324,7 @@ impl Sink for FileSink {
         self.file
             .flush()
             .and_then(|()| self.file.get_ref().sync_all())
-            .map_err(|e| Error::io("write", &self.temporary, &e))?;
+            .map_err(|e| Error::io("write", &self.target, &e))?;
         // Asked again: the writing may have taken minutes.
         refuse_existing(&self.target, self.overwrite)?;
         std::fs::rename(&self.temporary, &self.target).map_err(|e| Error::io("create", &self.target, &e))?;

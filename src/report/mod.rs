@@ -27,7 +27,7 @@ pub fn write_all(run_dir: &Path, records: &[Record]) -> Result<Vec<PathBuf>> {
     let mut write = |name: &str, contents: &[u8]| {
         let path = run_dir.join(name);
         atomically(&path, |temporary| {
-            fs::write(temporary, contents).map_err(|e| Error::io("write", temporary, &e))
+            fs::write(temporary, contents).map_err(|e| Error::io("write", &path, &e))
         })?;
         written.push(path);
         Ok::<(), Error>(())
@@ -48,11 +48,9 @@ fn write_plots(run_dir: &Path, summary: &Summary) -> Result<Vec<PathBuf>> {
     for (name, scene) in plots::figures(summary)? {
         let svg = directory.join(format!("{name}.svg"));
         let text = scene.svg().map_err(|e| e.at(svg.display()))?;
-        atomically(&svg, |temporary| {
-            fs::write(temporary, &text).map_err(|e| Error::io("write", temporary, &e))
-        })?;
+        atomically(&svg, |temporary| fs::write(temporary, &text).map_err(|e| Error::io("write", &svg, &e)))?;
         let png = directory.join(format!("{name}.png"));
-        atomically(&png, |temporary| scene.write_png(temporary).map_err(|e| e.at(temporary.display())))?;
+        atomically(&png, |temporary| scene.write_png(temporary).map_err(|e| e.at(png.display())))?;
         written.extend([svg, png]);
     }
     Ok(written)
@@ -64,12 +62,12 @@ fn atomically(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{}-{name}", std::process::id()));
     let result = write(&temporary).and_then(|()| {
-        File::open(&temporary).and_then(|f| f.sync_all()).map_err(|e| Error::io("sync", &temporary, &e))?;
+        File::open(&temporary).and_then(|f| f.sync_all()).map_err(|e| Error::io("sync", path, &e))?;
         fs::rename(&temporary, path).map_err(|e| Error::io("replace", path, &e))
     });
     if result.is_err() {
         // Best effort: the error that matters is the one returned.
         let _ = fs::remove_file(&temporary);
     }
-    result.map_err(|e| e.at(format!("writing {}", path.display())))
+    result
 }

@@ -82,10 +82,6 @@ pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
 
     let dir = new_run_dir(options.out.as_deref(), &suite.name)?;
     let host = Host::detect();
-    write(&dir.join("suite.toml"), &suite_toml)?;
-    let host_json = serde_json::to_string_pretty(&host).map_err(Error::environment)?;
-    write(&dir.join("host.json"), &(host_json + "\n"))?;
-    let mut journal = Journal::create(&dir)?;
     let build = Build::current();
     let header = RunHeader {
         schema: SCHEMA,
@@ -99,9 +95,35 @@ pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
         llc_bytes: host.llc_bytes(),
         cases,
     };
-    journal.append(&Record::Run(header.clone()))?;
+    let journal = found(&dir, &suite_toml, &host, &header).inspect_err(|_| {
+        // A directory without its plan is no run: it is left empty, and can be given to the next.
+        for name in ["suite.toml", "host.json", file::FILE_NAME] {
+            let _ = std::fs::remove_file(dir.join(name));
+        }
+    })?;
     let run = Run::new(dir, suite, header, models, options.powercap.clone(), journal, Vec::new());
     run.session(false)
+}
+
+/// Writes what a run begins with; its plan, in the journal, last.
+fn found(dir: &Path, suite_toml: &str, host: &Host, header: &RunHeader) -> Result<Journal> {
+    write(&dir.join("suite.toml"), suite_toml)?;
+    let host_json = serde_json::to_string_pretty(host).map_err(Error::environment)?;
+    write(&dir.join("host.json"), &(host_json + "\n"))?;
+    let mut journal = Journal::create(dir)?;
+    journal.append(&Record::Run(header.clone()))?;
+    Ok(journal)
+}
+
+/// Says how to go on after the machine failed a run that has begun.
+pub fn resumable(error: Error, dir: &Path) -> Error {
+    match error {
+        Error::Environment(m) => Error::Environment(format!(
+            "{m}; what was measured is kept, go on with: bitjoule run --resume {}",
+            dir.display()
+        )),
+        error => error,
+    }
 }
 
 /// Goes on with the run in `dir`, where it stopped. A complete run is left as it is.
@@ -285,7 +307,12 @@ impl Run {
         Ok(())
     }
 
-    fn session(mut self, resumed: bool) -> Result<Outcome> {
+    fn session(self, resumed: bool) -> Result<Outcome> {
+        let dir = self.dir.clone();
+        self.measure(resumed).map_err(|e| resumable(e, &dir))
+    }
+
+    fn measure(mut self, resumed: bool) -> Result<Outcome> {
         let interrupted = interrupt_flag();
         let load_average_1m = sysinfo::System::load_average().ok().map(|load| load.one);
         if self.rounds().iter().any(|(_, tasks)| !tasks.is_empty()) {
@@ -362,7 +389,7 @@ impl Run {
             Task::Case(i) => {
                 let case = &self.header.cases[*i];
                 self.missing(case, round).is_empty()
-                    && (self.checked.contains(&case.id) || round > 1 || self.unchecked(case))
+                    && (self.checked.contains(&case.id) || round > 1 || self.unchecked(case, round))
             }
         }
     }
@@ -373,10 +400,10 @@ impl Run {
         phases.into_iter().filter(|p| !self.sampled.contains(&(case.id.clone(), round, *p))).collect()
     }
 
-    /// Whether there can be no reference for a case, because making it failed.
-    fn unchecked(&self, case: &Case) -> bool {
+    /// Whether there can be no reference for a case in this round, because making it failed.
+    fn unchecked(&self, case: &Case, round: u32) -> bool {
         let name = reference_name(case);
-        self.failed.iter().any(|(failed, _)| *failed == name)
+        self.failed.contains(&(name.clone(), None)) || self.failed.contains(&(name, Some(round)))
     }
 
     fn name(&self, task: &Task) -> String {
@@ -420,7 +447,7 @@ impl Run {
                 let model = self.model(&case)?;
                 let check = match self.reference(&case, round, visit, interrupted)? {
                     Some(Ended::Interrupted) => return Ok(Ended::Interrupted),
-                    _ if self.checked.contains(&case.id) || self.unchecked(&case) => None,
+                    _ if self.checked.contains(&case.id) || self.unchecked(&case, round) => None,
                     _ => Some(reference(&self.dir, &case)),
                 };
                 let job = Job::Visit {
@@ -450,7 +477,7 @@ impl Run {
         interrupted: &AtomicBool,
     ) -> Result<Option<Ended>> {
         let reference = reference(&self.dir, case);
-        if self.checked.contains(&case.id) || self.unchecked(case) || reference.path.exists() {
+        if self.checked.contains(&case.id) || self.unchecked(case, round) || reference.path.exists() {
             return Ok(None);
         }
         let dir = self.dir.join(REFERENCE_DIR);
@@ -468,6 +495,9 @@ impl Run {
             worker::run(&job, timeout, || interrupted.load(Ordering::SeqCst), |e| Err(unexpected(&e)))?;
         if let Ended::Failed(kind, reason) = &ended {
             let (kind, reason) = (*kind, reason.clone());
+            if kind == FailureKind::Error {
+                return Err(Error::environment(reason));
+            }
             self.append(Record::Failure(Failure { case: reference_name(case), round, visit, kind, reason }))?;
         }
         Ok(Some(ended))

@@ -5,4 +5,4 @@ mod estimate;
 mod plan;
 pub mod worker;
 
-pub use coordinator::{Outcome, RunOptions, resume, start};
+pub use coordinator::{Outcome, RunOptions, resumable, resume, start};

@@ -106,6 +106,12 @@ pub(super) fn models(
     cache: &Path,
     mut progress: impl FnMut(&str),
 ) -> Result<Vec<PlannedModel>> {
+    // What is wrong with a file is said before minutes go into making models.
+    for model in &suite.models {
+        if let ModelSource::File(path) = &model.source {
+            Config::from_gguf(&Gguf::open(path)?)?;
+        }
+    }
     suite
         .models
         .iter()
@@ -246,6 +252,28 @@ mod tests {
         nothing.workloads.remove(0);
         nothing.models.remove(0);
         assert!(cases(&nothing, 1).unwrap_err().to_string().contains("no case"));
+    }
+
+    #[test]
+    fn a_cached_model_is_the_synthetic_one_and_made_once() {
+        let suite = "name = \"x\"\ndescription = \"x\"\nrounds = 1\nkernels = [\"i2_s\"]\nthreads = [1]\n\
+                     [[models]]\nsynth = \"125M\"\n[[workloads]]\nn_prompt = 1\nn_gen = 2\n";
+        let suite = Suite::parse(suite, "test", Path::new("")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("cache");
+        let mut made = 0;
+        let first = models(&suite, &cache, |_| made += 1).unwrap();
+        let again = models(&suite, &cache, |_| made += 1).unwrap();
+        assert_eq!((made, &first[0].file), (1, &again[0].file));
+        let ModelFile::Path(cached) = &first[0].file else { panic!("{first:?}") };
+        assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 1);
+
+        let geometry = Geometry::by_name("125M").unwrap();
+        let direct = dir.path().join("direct.gguf");
+        synth(geometry, WeightType::I2S, None, SYNTH_SEED, &direct, false).unwrap();
+        assert!(std::fs::read(cached).unwrap() == std::fs::read(&direct).unwrap());
+        assert_eq!(first[0].linear_weights, geometry.linear_weights());
+        assert_eq!(first[0].head_weights, u64::from(geometry.vocab) * u64::from(geometry.hidden));
     }
 
     #[test]

@@ -50,11 +50,13 @@ pub fn run(
 ) -> Result<Ended> {
     let exe = std::env::current_exe()
         .map_err(|e| Error::environment(format!("cannot find bitjoule's own executable: {e}")))?;
-    let mut child = Command::new(&exe)
-        .arg(SUBCOMMAND)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+    let mut command = Command::new(&exe);
+    command.arg(SUBCOMMAND).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Ctrl-C on a terminal is for the coordinator, which ends its worker: a worker that died of it first
+    // would be a failure on record.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = command
         .spawn()
         .map_err(|e| Error::environment(format!("cannot start a worker ({}): {e}", exe.display())))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());

@@ -61,8 +61,23 @@ n_gen = 6
 impl Work {
     pub(crate) fn new() -> Self {
         let work = Work(tempfile::tempdir().unwrap());
-        std::fs::write(work.0.path().join("suite.toml"), SUITE).unwrap();
+        std::fs::write(work.suite(), SUITE).unwrap();
         work
+    }
+
+    /// With parts of the suite replaced.
+    pub(crate) fn with(changes: &[(&str, &str)]) -> Self {
+        let text = changes.iter().fold(SUITE.to_owned(), |text, (from, to)| {
+            assert!(text.contains(from), "{from}");
+            text.replace(from, to)
+        });
+        let work = Work::new();
+        std::fs::write(work.suite(), text).unwrap();
+        work
+    }
+
+    pub(crate) fn suite(&self) -> PathBuf {
+        self.0.path().join("suite.toml")
     }
 
     /// The run directory.
@@ -73,7 +88,7 @@ impl Work {
     /// The command `bitjoule run suite --out out`, with more arguments.
     pub(crate) fn command(&self, more: &[&str]) -> std::process::Command {
         let mut command = bitjoule();
-        command.arg("run").arg(self.0.path().join("suite.toml")).arg("--out").arg(self.out()).args(more);
+        command.arg("run").arg(self.suite()).arg("--out").arg(self.out()).args(more);
         command
     }
 
@@ -83,7 +98,10 @@ impl Work {
 }
 
 pub(crate) fn bitjoule() -> std::process::Command {
-    std::process::Command::new(env!("CARGO_BIN_EXE_bitjoule"))
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bitjoule"));
+    // Not the user's: what a test does must not depend on what is there.
+    command.env("BITJOULE_CACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
+    command
 }
 
 pub(crate) fn stderr(output: &std::process::Output) -> String {

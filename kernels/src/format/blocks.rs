@@ -77,7 +77,7 @@ pub(crate) fn pack<E: Send>(
     fill: impl Fn(Range<usize>, &mut [u8]) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
     let (block_cols, block_bytes, row_bytes) = format.block().expect("a format of blocks");
-    assert!(cols.is_multiple_of(block_cols), "{cols} columns are no whole number of {block_cols}");
+    assert!(cols % block_cols == 0, "{cols} columns are no whole number of {block_cols}");
     let blocks = cols / block_cols;
     let panels = out.par_chunks_mut((blocks * block_bytes).max(1));
     pack_panels(panels, rows, blocks * row_bytes, fill, |panel, row, bytes: &[u8]| {
