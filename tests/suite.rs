@@ -84,7 +84,7 @@ fn the_shipped_suites_are_valid() {
     let kernels = Suite::load(&folder.join("kernels.toml")).unwrap();
     // Every kernel on both models, but the naive one and scalar code only where that takes minutes.
     assert_eq!(kernels.kernels_of(&kernels.models[0]), bitjoule::suite::KERNELS);
-    assert_eq!(kernels.isas_of(&kernels.models[0]), &bitjoule::suite::ISAS[1..]);
+    assert_eq!(kernels.isas_of(&kernels.models[0]), ["scalar", "avx2", "avx512-vnni", "avx512-vbmi"]);
     assert!(!kernels.isas_of(&kernels.models[1]).contains(&"scalar".to_owned()));
 }
 

@@ -12,15 +12,19 @@ pub(crate) enum Level {
     Scalar,
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(avx512)]
     Avx512Vnni,
     /// The above with VBMI: lookups in tables of 128 bytes.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(avx512)]
     Avx512Vbmi,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod,
 }
 
 /// Every name that some target knows, so that a suite written elsewhere gets the right message.
-const KNOWN: [&str; 4] = ["scalar", "avx2", "avx512-vnni", "avx512-vbmi"];
+const KNOWN: [&str; 6] = ["scalar", "avx2", "avx512-vnni", "avx512-vbmi", "neon", "neon-dotprod"];
 
 /// An instruction set that was asked for by name and cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,12 +65,22 @@ impl Isa {
             if avx2 {
                 isas.push(Isa(Level::Avx2));
             }
-            let avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni");
-            if avx2 && avx512 {
+            #[cfg(avx512)]
+            if avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni") {
                 isas.push(Isa(Level::Avx512Vnni));
                 if has!("avx512vbmi") {
                     isas.push(Isa(Level::Avx512Vbmi));
                 }
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            use std::arch::is_aarch64_feature_detected as has;
+            if has!("neon") {
+                isas.push(Isa(Level::Neon));
+            }
+            if has!("neon") && has!("dotprod") {
+                isas.push(Isa(Level::NeonDotprod));
             }
         }
         isas
@@ -101,10 +115,14 @@ impl Isa {
             Level::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(avx512)]
             Level::Avx512Vnni => "avx512-vnni",
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(avx512)]
             Level::Avx512Vbmi => "avx512-vbmi",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod => "neon-dotprod",
         }
     }
 
@@ -115,7 +133,7 @@ impl Isa {
     /// Whether table lookups are in 16-bit lanes; in bytes otherwise.
     pub(crate) fn word_tables(self) -> bool {
         match self.0 {
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(avx512)]
             Level::Avx512Vnni | Level::Avx512Vbmi => true,
             _ => false,
         }
@@ -124,7 +142,7 @@ impl Isa {
     /// Whether five trits in a byte are decoded by a table; by arithmetic otherwise.
     pub(crate) fn base3_by_table(self) -> bool {
         match self.0 {
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(avx512)]
             Level::Avx512Vbmi => true,
             _ => false,
         }

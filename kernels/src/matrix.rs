@@ -360,7 +360,7 @@ impl Matrix {
                         _ => float_panel::<f32>(cast_slice(panel), scale, inputs, scratch, out),
                     }
                 },
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(avx512)]
                 // SAFETY: as above.
                 Level::Avx512Vnni | Level::Avx512Vbmi => unsafe {
                     use arch::avx512::{blocks, float_panel};
@@ -398,10 +398,10 @@ impl Matrix {
             // SAFETY: an `Isa` of this level exists only if the CPU has its features; `mul` checked that the
             // input has what the format needs, and the share's bytes are whole panels.
             Level::Avx2 => unsafe { arch::avx2::gemv(share, input, stride, out) },
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(avx512)]
             // SAFETY: as above.
             Level::Avx512Vnni => unsafe { arch::avx512::gemv(share, input, stride, out) },
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(avx512)]
             // SAFETY: as above.
             Level::Avx512Vbmi => unsafe { arch::avx512::vbmi::gemv(share, input, stride, out) },
         }
@@ -423,13 +423,13 @@ impl Matrix {
                 arch::avx2::unpack(self.isa(), share, codes);
                 arch::avx2::gemm(codes, share.scale, inputs, out);
             },
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(avx512)]
             // SAFETY: as above.
             Level::Avx512Vnni => unsafe {
                 arch::avx512::unpack(share, codes);
                 arch::avx512::gemm(codes, share.scale, inputs, out);
             },
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(avx512)]
             // SAFETY: as above.
             Level::Avx512Vbmi => unsafe {
                 arch::avx512::vbmi::unpack(share, codes);

@@ -24,10 +24,15 @@ macro_rules! for_each_isa {
             unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
                 $body($($arg),*)
             }
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(avx512)]
             #[allow(clippy::incompatible_msrv, reason = "AVX-512 needs Rust 1.89; see Cargo.toml")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
             unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
+                $body($($arg),*)
+            }
+            #[cfg(target_arch = "aarch64")]
+            #[target_feature(enable = "neon")]
+            unsafe fn neon($($arg: $ty),*) $(-> $ret)? {
                 $body($($arg),*)
             }
             match isa.level() {
@@ -36,8 +41,11 @@ macro_rules! for_each_isa {
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: an `Isa` of that level exists only if the CPU has its features.
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(avx512)]
                 Level::Avx512Vnni | Level::Avx512Vbmi => unsafe { avx512($($arg),*) },
+                // SAFETY: an `Isa` of either level exists only if the CPU has NEON.
+                #[cfg(target_arch = "aarch64")]
+                Level::Neon | Level::NeonDotprod => unsafe { neon($($arg),*) },
             }
         }
     };
@@ -185,8 +193,11 @@ pub fn read(isa: Isa, words: &[u64]) -> u64 {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { crate::arch::avx2::read(words) },
         // SAFETY: an `Isa` of that level exists only if the CPU has its features.
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(avx512)]
         Level::Avx512Vnni | Level::Avx512Vbmi => unsafe { crate::arch::avx512::read(words) },
+        // SAFETY: an `Isa` of either level exists only if the CPU has NEON.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon | Level::NeonDotprod => unsafe { crate::arch::neon::read(words) },
     }
 }
 
@@ -256,9 +267,18 @@ pub fn attend<T: KvElement>(isa: Isa, args: Attend<'_, T>) {
             weighted_sum(&scores[..n], values, out);
         },
         // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(avx512)]
         Level::Avx512Vnni | Level::Avx512Vbmi => unsafe {
             use crate::arch::avx512::{attention_scores, weighted_sum};
+            attention_scores(query, keys, scale, &mut scores[..n]);
+            attention_scores(query, own_key, scale, &mut scores[n..]);
+            softmax(isa, scores);
+            weighted_sum(&scores[..n], values, out);
+        },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon | Level::NeonDotprod => unsafe {
+            use crate::arch::neon::{attention_scores, weighted_sum};
             attention_scores(query, keys, scale, &mut scores[..n]);
             attention_scores(query, own_key, scale, &mut scores[n..]);
             softmax(isa, scores);

@@ -78,8 +78,14 @@ fn shape() -> impl Strategy<Value = (usize, usize, usize)> {
     (1usize..100, prop_oneof![1usize..70, 1000usize..1100, Just(4096usize)], 1usize..30)
 }
 
+/// 96 cases of each property, or as many as PROPTEST_CASES says: an emulated CPU is slow.
+fn config() -> ProptestConfig {
+    let config = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { ProptestConfig { cases: 96, ..config } }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(config())]
 
     #[test]
     fn ternary_products_are_exact_on_every_isa(
@@ -376,6 +382,9 @@ fn a_nan_is_never_hidden() {
 
 #[test]
 fn isa_names_are_checked() {
+    let names: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
+    // Read by ci/aarch64.sh, which runs these tests on CPUs with and without some instructions.
+    println!("instruction sets: {}", names.join(" "));
     assert_eq!(Isa::by_name("auto"), Ok(Isa::best()));
     assert_eq!(Isa::by_name("scalar"), Ok(Isa::SCALAR));
     let unknown = Isa::by_name("avx3").unwrap_err().to_string();

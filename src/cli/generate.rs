@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// Kernel: fp32-naive, f16 or i2_s
     #[arg(long, default_value = "i2_s")]
     kernel: String,
-    /// Instruction set: auto, scalar, avx2 or avx512-vnni
+    /// Instruction set: auto, scalar, avx2, avx512-vnni, neon or neon-dotprod
     #[arg(long, default_value = "auto")]
     isa: String,
     /// Threads; by default all that this process may use

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 pub const KERNELS: &[&str] =
     &["fp32-naive", "f16", "i2_s", "tl1", "tl2", "tl2-lossy", "tq1_0", "tq2_0", "native"];
 /// Instruction set names; `auto` is the best that this machine and the kernel have.
-pub const ISAS: &[&str] = &["auto", "scalar", "avx2", "avx512-vnni", "avx512-vbmi"];
+pub const ISAS: &[&str] = &["auto", "scalar", "avx2", "avx512-vnni", "avx512-vbmi", "neon", "neon-dotprod"];
 /// Element types of the KV cache.
 pub const KV_TYPES: &[&str] = &["f16", "f32"];
 /// Types of embedding and output projection.

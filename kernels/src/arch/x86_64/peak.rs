@@ -13,8 +13,10 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Multiply-accumulates of a turn of [`avx512_int8`]: 16 instructions of 64.
+#[cfg(avx512)]
 pub(crate) const AVX512_INT8_MACS: u64 = 16 * 64;
 /// Of a turn of [`avx512_f32`].
+#[cfg(avx512)]
 pub(crate) const AVX512_F32_MACS: u64 = 16 * 16;
 /// Of a turn of [`avx2_int8`].
 pub(crate) const AVX2_INT8_MACS: u64 = 12 * 32;
@@ -25,6 +27,7 @@ pub(crate) const AVX2_F32_MACS: u64 = 12 * 8;
 ///
 /// # Safety
 /// The CPU has AVX-512 F and VNNI.
+#[cfg(avx512)]
 #[target_feature(enable = "avx512f,avx512vnni")]
 pub(crate) unsafe fn avx512_int8(turns: u64) -> i32 {
     let (mut codes, q) = (_mm512_set1_epi8(2), _mm512_set1_epi8(-3));
@@ -43,6 +46,7 @@ pub(crate) unsafe fn avx512_int8(turns: u64) -> i32 {
 ///
 /// # Safety
 /// The CPU has AVX-512 F.
+#[cfg(avx512)]
 #[target_feature(enable = "avx512f")]
 pub(crate) unsafe fn avx512_f32(turns: u64) -> f32 {
     // Each sum tends to 2: neither infinite nor denormal, which some CPUs compute more slowly.
