@@ -4,6 +4,7 @@ pub(crate) mod avx2;
 // Set by build.rs where the compiler has the intrinsics.
 #[cfg(avx512)]
 pub(crate) mod avx512;
+pub(crate) mod peak;
 
 /// Asks for the cache lines of `bytes`, without waiting for them.
 pub(crate) fn prefetch(bytes: &[u8]) {
