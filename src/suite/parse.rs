@@ -426,6 +426,7 @@ fn did_you_mean(name: &str, valid: &[&str]) -> String {
     let candidates = if name.len() > MAX_NAME_CHARS { &[] } else { valid };
     candidates
         .iter()
+        .rev() // of equals the first
         .map(|valid| (likeness(valid), valid))
         .filter(|(likeness, _)| *likeness >= 0.4)
         .max_by(|a, b| a.0.total_cmp(&b.0))

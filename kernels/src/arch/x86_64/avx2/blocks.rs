@@ -47,19 +47,22 @@ pub(crate) unsafe fn panel(
 /// The sums of `code * x` over N columns of 32 rows: two columns in flight.
 ///
 /// # Safety
-/// The CPU has AVX2 and FMA; 32 N codes and N activations are readable.
+/// The CPU has AVX2 and FMA; 32 N codes and N activations are readable. N is even.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
 unsafe fn columns<const N: usize>(codes: *const i8, x: *const f32) -> [__m256; 4] {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); 2]; 4];
-        for c in 0..N {
-            let x = _mm256_set1_ps(*x.add(c));
-            for (part, sum) in sums.iter_mut().enumerate() {
-                let codes = _mm_loadl_epi64(codes.add(PANEL_ROWS * c + 8 * part).cast());
-                let w = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
-                sum[c % 2] = _mm256_fmadd_ps(w, x, sum[c % 2]);
+        for c in (0..N).step_by(2) {
+            // Indices that are known when compiled keep the sums in registers.
+            for flight in 0..2 {
+                let x = _mm256_set1_ps(*x.add(c + flight));
+                for (part, sum) in sums.iter_mut().enumerate() {
+                    let codes = _mm_loadl_epi64(codes.add(PANEL_ROWS * (c + flight) + 8 * part).cast());
+                    let w = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+                    sum[flight] = _mm256_fmadd_ps(w, x, sum[flight]);
+                }
             }
         }
         sums.map(|sum| _mm256_add_ps(sum[0], sum[1]))

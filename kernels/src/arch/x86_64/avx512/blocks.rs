@@ -54,12 +54,15 @@ unsafe fn columns<const N: usize>(codes: *const i8, x: *const f32) -> [__m512; 2
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); 2]; 2];
-        for c in 0..N {
-            let x = _mm512_set1_ps(*x.add(c));
-            for (half, sum) in sums.iter_mut().enumerate() {
-                let codes = _mm_loadu_si128(codes.add(PANEL_ROWS * c + 16 * half).cast());
-                let w = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
-                sum[c % 2] = _mm512_fmadd_ps(w, x, sum[c % 2]);
+        for c in (0..N).step_by(2) {
+            // Indices that are known when compiled keep the sums in registers.
+            for flight in 0..2 {
+                let x = _mm512_set1_ps(*x.add(c + flight));
+                for (half, sum) in sums.iter_mut().enumerate() {
+                    let codes = _mm_loadu_si128(codes.add(PANEL_ROWS * (c + flight) + 16 * half).cast());
+                    let w = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+                    sum[flight] = _mm512_fmadd_ps(w, x, sum[flight]);
+                }
             }
         }
         [_mm512_add_ps(sums[0][0], sums[0][1]), _mm512_add_ps(sums[1][0], sums[1][1])]
