@@ -250,16 +250,6 @@ impl Matrix {
         crate::vector::read(isa, bytemuck::cast_slice(panels))
     }
 
-    /// Asks for the first weights of `panels` to be brought into the cache, and does not wait for them: a
-    /// product that follows soon finds its stream of memory flowing.
-    ///
-    /// # Panics
-    /// If they are not panels of the matrix.
-    pub fn prefetch(&self, panels: Range<usize>) {
-        let panel_bytes = self.format.packed_len(PANEL_ROWS, self.cols);
-        crate::vector::prefetch(&self.data()[panels.start * panel_bytes..panels.end * panel_bytes]);
-    }
-
     fn mul_panel(&self, isa: Isa, panel: &[u8], inputs: &[TokenInput], scratch: &mut [u8], out: &mut [f32]) {
         use bytemuck::cast_slice;
         let scale = self.scale;
