@@ -310,16 +310,6 @@ impl Matrix {
         crate::vector::read(self.isa(), bytemuck::cast_slice(panels))
     }
 
-    /// Asks for the first weights of `panels` to be brought into the cache, and does not wait for them: a
-    /// product that follows soon finds its stream of memory flowing.
-    ///
-    /// # Panics
-    /// If they are not panels of the matrix.
-    pub fn prefetch(&self, panels: Range<usize>) {
-        let panel_bytes = self.format().panel_len(self.cols());
-        crate::vector::prefetch(&self.data()[panels.start * panel_bytes..panels.end * panel_bytes]);
-    }
-
     fn share(&self, panels: Range<usize>) -> Share<'_> {
         Share {
             format: self.format(),

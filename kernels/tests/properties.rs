@@ -114,8 +114,8 @@ proptest! {
                     let out = product(&matrix, inputs);
                     for (t, input) in inputs.iter().enumerate() {
                         let factor = input.quantized().1 * 0.75;
-                        for r in 0..rows {
-                            let want = want[r][t] as f32 * factor;
+                        for (r, want) in want.iter().enumerate() {
+                            let want = want[t] as f32 * factor;
                             let got = at(&out, inputs.len(), r, t);
                             prop_assert_eq!(
                                 got.to_bits(), want.to_bits(),
@@ -138,9 +138,9 @@ proptest! {
         }
         for (t, input) in inputs.iter().enumerate() {
             let unit = f64::from(input.quantized().1 * 0.75);
-            for r in 0..rows {
-                let off = (f64::from(at(&scalar, n, r, t)) / unit - want[r][t] as f64).abs();
-                let most = (cols / 2 + 2) as f64 * 1.01 + want[r][t].abs() as f64 * 1e-6;
+            for (r, want) in want.iter().enumerate() {
+                let off = (f64::from(at(&scalar, n, r, t)) / unit - want[t] as f64).abs();
+                let most = (cols / 2 + 2) as f64 * 1.01 + want[t].abs() as f64 * 1e-6;
                 prop_assert!(off <= most || unit == 0.0, "row {}, input {}: off by {}", r, t, off);
             }
         }

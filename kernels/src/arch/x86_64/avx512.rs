@@ -185,9 +185,8 @@ unsafe fn base3_steps(at: &mut Cursor, n: usize, planes: &mut Planes) {
             let mut bytes = [_mm512_loadu_si512(at.w.cast()), _mm512_loadu_si512(at.w.add(64).cast())];
             for digit in (0..5).rev() {
                 let x = _mm512_set1_epi32(at.q.add(digit).read_unaligned());
-                for half in 0..2 {
-                    let codes = next_digit(&mut bytes[half]);
-                    planes[half][0] = _mm512_dpbusd_epi32(planes[half][0], codes, x);
+                for (bytes, sums) in bytes.iter_mut().zip(&mut *planes) {
+                    sums[0] = _mm512_dpbusd_epi32(sums[0], next_digit(bytes), x);
                 }
             }
             at.w = at.w.add(base3::STEP_BYTES);
@@ -269,8 +268,8 @@ pub(crate) unsafe fn unpack(share: &Share<'_>, codes: &mut [u8]) {
         unpack_with(share, codes, |step, codes| {
             let mut bytes = load_step(step);
             for digit in (0..5).rev() {
-                for half in 0..2 {
-                    store_codes(next_digit(&mut bytes[half]), digit, half, codes);
+                for (half, bytes) in bytes.iter_mut().enumerate() {
+                    store_codes(next_digit(bytes), digit, half, codes);
                 }
             }
         });

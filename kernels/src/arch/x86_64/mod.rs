@@ -5,12 +5,3 @@ pub(crate) mod avx2;
 #[cfg(avx512)]
 pub(crate) mod avx512;
 pub(crate) mod peak;
-
-/// Asks for the cache lines of `bytes`, without waiting for them.
-pub(crate) fn prefetch(bytes: &[u8]) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    for line in bytes.chunks(64) {
-        // SAFETY: SSE is part of x86-64, and a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
-}
