@@ -240,6 +240,8 @@ pub struct Attend<'a, T> {
     pub keys: &'a [T],
     /// Values of the same tokens, `[n + tokens - 1][dim]`, from the cache.
     pub values: &'a [T],
+    /// What is read next, the keys of another head: brought into the cache meanwhile. May be empty.
+    pub next: &'a [T],
     /// The tokens' own keys, rotated, `[token][dim]`.
     pub own_key: &'a [f32],
     /// The tokens' own values, `[token][dim]`.
@@ -271,7 +273,7 @@ pub fn attend<T: KvElement>(isa: Isa, args: Attend<'_, T>) {
 /// # Panics
 /// If the lengths do not fit each other.
 pub fn attend_tokens<T: KvElement>(isa: Isa, tokens: usize, args: Attend<'_, T>) {
-    let Attend { query, keys, values, own_key, own_value, scale, scores, out } = args;
+    let Attend { query, keys, values, next, own_key, own_value, scale, scores, out } = args;
     assert!((1..=ATTEND_TOKENS).contains(&tokens), "a few tokens");
     let dim = query.len() / tokens;
     let stride = scores.len() / tokens;
@@ -296,7 +298,7 @@ pub fn attend_tokens<T: KvElement>(isa: Isa, tokens: usize, args: Attend<'_, T>)
         softmax(isa, &mut scores[..n + t + 1]);
     }
     out.fill(0.0);
-    attention::add_common_values(isa, tokens, scores, values, out);
+    attention::add_common_values(isa, tokens, scores, values, next, out);
     for (t, (scores, out)) in scores.chunks_exact(stride).zip(out.chunks_exact_mut(dim)).enumerate() {
         attention::add_values(isa, &scores[n..n + t], &later_values[..t * dim], out);
         attention::add_values(isa, &scores[n + t..n + t + 1], &own_value[t * dim..][..dim], out);
@@ -416,16 +418,17 @@ mod attention {
 
     /// Adds weights[i] * values[i] to `out`, one i after the other.
     pub(super) fn add_values<T: KvElement>(isa: Isa, weights: &[f32], values: &[T], out: &mut [f32]) {
-        add_common_values(isa, 1, weights, values, out);
+        add_common_values(isa, 1, weights, values, &[], out);
     }
 
     /// [`add_values`] for several tokens with the values that they have in common, the first ones of each
-    /// row of weights.
+    /// row of weights. `next` is what will be read after the values.
     pub(super) fn add_common_values<T: KvElement>(
         isa: Isa,
         tokens: usize,
         weights: &[f32],
         values: &[T],
+        next: &[T],
         out: &mut [f32],
     ) {
         let (dim, stride) = (out.len() / tokens, weights.len() / tokens);
@@ -444,11 +447,11 @@ mod attention {
             // SAFETY: an `Isa` of that level exists only if the CPU has its features; `attend_tokens`
             // asserts that heads are padded, the line above that there is a weight for each value.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::add_values(tokens, weights, values, out) },
+            Level::Avx2 => unsafe { avx2::add_values(tokens, weights, values, next, out) },
             // SAFETY: as above.
             #[cfg(avx512)]
             Level::Avx512Vnni | Level::Avx512Vbmi => unsafe {
-                avx512::add_values(tokens, weights, values, out)
+                avx512::add_values(tokens, weights, values, next, out)
             },
         }
     }

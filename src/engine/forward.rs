@@ -18,6 +18,8 @@ use std::ops::Range;
 use bitjoule_kernels::vector::{self, ATTEND_TOKENS, Attend, KvElement, LANES};
 use bitjoule_kernels::{Format, Isa, Matrix, PANEL_ROWS, Scratch, TokenInput};
 
+use half::f16;
+
 use crate::error::{Error, Result};
 use crate::model::{Activation, Config, Model, RopePairs};
 use crate::units::Bytes;
@@ -176,7 +178,7 @@ impl Engine {
     /// An engine for `model`.
     ///
     /// # Errors
-    /// If the context exceeds what the model was made for.
+    /// If the context exceeds what the model was made for, or the memory for it is refused.
     pub fn new(model: Model, options: EngineOptions) -> Result<Self> {
         let config = &model.config;
         let EngineOptions { threads, kv, context, batch, profile } = options;
@@ -220,7 +222,7 @@ impl Engine {
             locals: locals.collect(),
             buffers,
             rope: Rope::new(config, context),
-            cache: Elements::new(kv, shape),
+            cache: Elements::new(kv, shape)?,
             position: 0,
             shape,
             team: Team::new(threads),
@@ -371,8 +373,8 @@ impl Engine {
         for layer in 0..self.model.config.layers {
             let range = layer * self.shape.layer_len()..(layer + 1) * self.shape.layer_len();
             match &mut self.cache {
-                Elements::F16(e) => pass.layer(layer, &mut e[range]),
-                Elements::F32(e) => pass.layer(layer, &mut e[range]),
+                Elements::F16(e) => pass.layer(layer, &mut e.elements::<f16>()[range]),
+                Elements::F32(e) => pass.layer(layer, &mut e.elements::<f32>()[range]),
             }
         }
         pass.head(wanted);
@@ -631,7 +633,9 @@ impl<'a> Pass<'a> {
         let [queries, own_keys, own_values] = starts.map(|start| &qkv[start..]);
         let out = &mut attention[..config.heads * n * shape.dim];
         self.team.split(out, n * shape.dim, self.locals, |heads, out, local| {
+            let last = heads.end - 1;
             for (head, out) in heads.zip(out.chunks_exact_mut(n * shape.dim)) {
+                let next = &cache[(head + 1).min(last) / group * shape.head_len()..];
                 let cache = &cache[head / group * shape.head_len()..][..shape.head_len()];
                 let (keys, values) = cache.split_at(shape.context * shape.dim);
                 let rows = |head: usize| head * dim..(head + 1) * dim;
@@ -653,6 +657,7 @@ impl<'a> Pass<'a> {
                         query,
                         keys: &keys[..cached],
                         values: &values[..cached],
+                        next: &next[..cached],
                         own_key,
                         own_value,
                         scale,

@@ -143,22 +143,23 @@ pub(crate) fn lossy(entry: i32) -> i32 {
     ((entry.abs() + 1) / LOSSY_STEP * entry.signum()).clamp(-127, 127)
 }
 
-/// The trits of each index of a table, as factors of its columns' activations.
-const TWO: [[i16; 2]; 16] = {
-    let mut all = [[0; 2]; 16];
+/// The trits of each index of a table, `[column][index]`, as factors of the columns' activations.
+const TWO: [[i16; 16]; 2] = {
+    let mut all = [[0; 16]; 2];
     let mut i = 0;
     while i < 9 {
-        all[i] = [i as i16 / 3 - 1, i as i16 % 3 - 1];
+        all[0][i] = i as i16 / 3 - 1;
+        all[1][i] = i as i16 % 3 - 1;
         i += 1;
     }
     all
 };
-const THREE: [[i16; 3]; 32] = {
-    let mut all = [[0; 3]; 32];
+const THREE: [[i16; 32]; 3] = {
+    let mut all = [[0; 32]; 3];
     let mut i = 0;
     while i < 32 {
         let t = tl2::trits_of(i as u8);
-        all[i] = [t[0] as i16, t[1] as i16, t[2] as i16];
+        (all[0][i], all[1][i], all[2][i]) = (t[0] as i16, t[1] as i16, t[2] as i16);
         i += 1;
     }
     all
@@ -180,29 +181,37 @@ for_each_isa! {
 
 #[inline(always)]
 fn tabulate_body(kind: Kind, words: bool, lossless: bool, cols: usize, q: &[i8], out: &mut [Table]) {
-    let mut out = out.iter_mut();
-    let mut put = |table| *out.next().expect("room for every table") = table;
+    // Hidden from the compiler, which otherwise replaces the multiplications by trits that it knows with
+    // shuffles and selections, several times slower.
+    let (two, three) = std::hint::black_box((&TWO, &THREE));
+    let mut rest = out;
     for chunk in chunks(kind, words, cols) {
         let q = &q[chunk.col..][..chunk.cols];
-        let rounded = |e: i16| if lossless { e } else { lossy(i32::from(e)) as i16 };
+        let (out, later) = rest.split_at_mut(chunk.tables(words));
+        rest = later;
         match chunk.kind {
             Kind::Two => {
-                for q in q.chunks_exact(4) {
-                    for i in 0..2 {
-                        let (a, b) = (i16::from(q[i]), i16::from(q[i + 2]));
-                        put(table(words, |k| rounded(a * TWO[k][0] + b * TWO[k][1])));
+                for (q, out) in q.chunks_exact(4).zip(out.chunks_exact_mut(2)) {
+                    for (i, out) in out.iter_mut().enumerate() {
+                        let entries = sums([q[i], q[i + 2]], two, lossless);
+                        *out = if words { Table(entries) } else { in_bytes(&entries) };
+                    }
+                }
+            }
+            Kind::Three if words => {
+                for (q, out) in q.chunks_exact(24).zip(out.chunks_exact_mut(16)) {
+                    for (i, out) in out.chunks_exact_mut(2).enumerate() {
+                        let entries = sums([q[i], q[i + 8], q[i + 16]], three, lossless);
+                        out[0].0.copy_from_slice(&entries[..16]);
+                        out[1].0.copy_from_slice(&entries[16..]);
                     }
                 }
             }
             Kind::Three => {
-                for q in q.chunks_exact(24) {
-                    for i in 0..8 {
-                        let (a, b, c) = (i16::from(q[i]), i16::from(q[i + 8]), i16::from(q[i + 16]));
-                        let sum = |k: usize| a * THREE[k][0] + b * THREE[k][1] + c * THREE[k][2];
-                        put(table(words, |k| rounded(sum(k))));
-                        if words {
-                            put(table(words, |k| rounded(sum(16 + k))));
-                        }
+                for (q, out) in q.chunks_exact(24).zip(out.chunks_exact_mut(8)) {
+                    for (i, out) in out.iter_mut().enumerate() {
+                        let entries = sums([q[i], q[i + 8], q[i + 16]], three, lossless);
+                        *out = in_bytes(&entries);
                     }
                 }
             }
@@ -210,15 +219,32 @@ fn tabulate_body(kind: Kind, words: bool, lossless: bool, cols: usize, q: &[i8],
     }
 }
 
+/// The sums of N columns for all indices of a table. Written so that the compiler vectorises it.
 #[inline(always)]
-fn table(words: bool, entry: impl Fn(usize) -> i16) -> Table {
-    let entries: [i16; 16] = std::array::from_fn(entry);
-    if words {
-        return Table(entries);
+fn sums<const N: usize, const ENTRIES: usize>(
+    q: [i8; N],
+    trits: &[[i16; ENTRIES]; N],
+    lossless: bool,
+) -> [i16; ENTRIES] {
+    let mut entries = [0i16; ENTRIES];
+    for (q, trits) in q.into_iter().zip(trits) {
+        for (entry, t) in entries.iter_mut().zip(trits) {
+            *entry += i16::from(q) * t;
+        }
     }
+    if !lossless {
+        entries.iter_mut().for_each(|e| *e = lossy(i32::from(*e)) as i16);
+    }
+    entries
+}
+
+/// The low bytes, then the high bytes, of the first sixteen entries.
+#[inline(always)]
+fn in_bytes(entries: &[i16]) -> Table {
     let mut bytes = [0u8; 32];
-    for (i, e) in entries.into_iter().enumerate() {
-        [bytes[i], bytes[16 + i]] = e.to_le_bytes();
+    let (low, high) = bytes.split_at_mut(16);
+    for ((low, high), e) in low.iter_mut().zip(high).zip(entries) {
+        (*low, *high) = (*e as u8, (*e >> 8) as u8);
     }
     Table(bytemuck::cast(bytes))
 }

@@ -442,20 +442,21 @@ pub(super) unsafe fn sum_lanes(x: __m256) -> f32 {
     }
 }
 
-/// Asks for the `len` bytes that are [`PREFETCH_BYTES`] beyond byte `at` of `stream`: of `stream` itself
-/// or, near its end, of `next`. Looked up once for all lines, so that asking costs little beside the
-/// arithmetic; a line or two beyond the end may be asked for in vain.
+/// Asks for the `len` bytes from byte `at` of `next` on, which will be read when the present pass is over.
+///
+/// Keys and values of a head are some ten KiB each, too short for the hardware's prefetchers to reach full
+/// speed, and a first-level cache has too few requests under way to hide the latency of memory. So a pass
+/// over the keys brings the values into the second-level cache, and one over the values the next head's
+/// keys.
 #[inline(always)]
-pub(super) fn prefetch_ahead<T>(stream: &[T], next: &[T], at: usize, len: usize) {
-    let (at, end) = (at + PREFETCH_BYTES, size_of_val(stream));
-    let start = match at < end {
-        true => stream.as_ptr().cast::<i8>().wrapping_add(at),
-        false if at - end < size_of_val(next) => next.as_ptr().cast::<i8>().wrapping_add(at - end),
-        false => return,
-    };
+pub(super) fn prefetch_next<T>(next: &[T], at: usize, len: usize) {
+    if at >= size_of_val(next) {
+        return;
+    }
+    let start = next.as_ptr().cast::<i8>().wrapping_add(at);
     for line in (0..len).step_by(64) {
         // SAFETY: SSE is part of x86-64, and a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line)) };
     }
 }
 
@@ -477,7 +478,7 @@ pub(crate) unsafe fn attention_scores<T>(
     let dim = query.len();
     debug_assert_eq!(keys.len(), dim * scores.len());
     for (block, (part, scores)) in keys.chunks(2 * dim).zip(scores.chunks_mut(2)).enumerate() {
-        prefetch_ahead(keys, next, block * 2 * dim * size_of::<T>(), size_of_val(part));
+        prefetch_next(next, block * 2 * dim * size_of::<T>(), size_of_val(part));
         // SAFETY: the keys of these (at most two) scores; a missing one reads the last again.
         unsafe {
             let key: [*const T; 2] = std::array::from_fn(|i| part[i.min(scores.len() - 1) * dim..].as_ptr());
@@ -505,7 +506,13 @@ pub(crate) unsafe fn attention_scores<T>(
 /// The CPU has AVX2 and F16C. `T` is f16 or f32, a token's part of `out` is a multiple of 16 long, and
 /// `values` holds vectors of that length, no more than each token has weights.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) unsafe fn add_values<T>(tokens: usize, weights: &[f32], values: &[T], out: &mut [f32]) {
+pub(crate) unsafe fn add_values<T>(
+    tokens: usize,
+    weights: &[f32],
+    values: &[T],
+    next: &[T],
+    out: &mut [f32],
+) {
     let (dim, stride) = (out.len() / tokens, weights.len() / tokens);
     debug_assert!(dim % 16 == 0 && values.len() % dim == 0 && values.len() / dim <= stride);
     let mut t = 0;
@@ -518,10 +525,10 @@ pub(crate) unsafe fn add_values<T>(tokens: usize, weights: &[f32], values: &[T],
             // SAFETY: the vectors from `at` on that each row of `out` still has.
             unsafe {
                 at += match (group, (dim - at) / 8) {
-                    (4, _) => add_values_of::<4, 2, T>(weights, stride, values, dim, at, out),
-                    (_, 8..) => add_values_of::<1, 8, T>(weights, stride, values, dim, at, out),
-                    (_, 4..8) => add_values_of::<1, 4, T>(weights, stride, values, dim, at, out),
-                    _ => add_values_of::<1, 2, T>(weights, stride, values, dim, at, out),
+                    (4, _) => add_values_of::<4, 2, T>(weights, stride, values, next, dim, at, out),
+                    (_, 8..) => add_values_of::<1, 8, T>(weights, stride, values, next, dim, at, out),
+                    (_, 4..8) => add_values_of::<1, 4, T>(weights, stride, values, next, dim, at, out),
+                    _ => add_values_of::<1, 2, T>(weights, stride, values, next, dim, at, out),
                 };
             }
         }
@@ -539,6 +546,7 @@ unsafe fn add_values_of<const Q: usize, const N: usize, T>(
     weights: &[f32],
     stride: usize,
     values: &[T],
+    next: &[T],
     dim: usize,
     at: usize,
     out: &mut [f32],
@@ -552,12 +560,10 @@ unsafe fn add_values_of<const Q: usize, const N: usize, T>(
                 *sum = _mm256_loadu_ps(out[q * dim + at + 8 * n..].as_ptr());
             }
         }
-        let ahead = PREFETCH_BYTES / (dim * size_of::<T>());
         for i in 0..values.len() / dim {
             let value = values.as_ptr().add(i * dim + at);
-            for line in (0..N * 8 * size_of::<T>()).step_by(64) {
-                _mm_prefetch::<_MM_HINT_T0>(value.wrapping_add(ahead * dim).cast::<i8>().wrapping_add(line));
-            }
+            let bytes = N * 8 * size_of::<T>();
+            prefetch_next(next, (i * dim + at) * size_of::<T>(), bytes);
             for (n, sums) in sums.iter_mut().enumerate() {
                 let v = load8(value.add(8 * n));
                 for (sum, row) in sums.iter_mut().zip(rows) {

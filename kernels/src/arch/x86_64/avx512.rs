@@ -11,6 +11,7 @@ pub(crate) mod vbmi;
 
 use std::arch::x86_64::*;
 
+use super::avx2::prefetch_next;
 use crate::arch::FLOAT_BLOCK_COLS;
 use crate::arch::scalar::finish_sums;
 use crate::format::float_panels::Element;
@@ -539,7 +540,7 @@ pub(crate) unsafe fn attention_scores<T>(
     let dim = query.len();
     debug_assert_eq!(keys.len(), dim * scores.len());
     for (block, (part, scores)) in keys.chunks(4 * dim).zip(scores.chunks_mut(4)).enumerate() {
-        super::avx2::prefetch_ahead(keys, next, block * 4 * dim * size_of::<T>(), size_of_val(part));
+        prefetch_next(next, block * 4 * dim * size_of::<T>(), size_of_val(part));
         // SAFETY: the keys of these (at most four) scores; missing ones read the last again.
         unsafe {
             let key: [*const T; 4] = std::array::from_fn(|i| part[i.min(scores.len() - 1) * dim..].as_ptr());
@@ -633,7 +634,13 @@ pub(crate) unsafe fn attention_scores_of_4<T>(queries: &[f32], keys: &[T], scale
 /// The CPU has AVX-512 F. `T` is f16 or f32, a token's part of `out` is a multiple of 16 long, and
 /// `values` holds vectors of that length, no more than each token has weights.
 #[target_feature(enable = "avx512f")]
-pub(crate) unsafe fn add_values<T>(tokens: usize, weights: &[f32], values: &[T], out: &mut [f32]) {
+pub(crate) unsafe fn add_values<T>(
+    tokens: usize,
+    weights: &[f32],
+    values: &[T],
+    next: &[T],
+    out: &mut [f32],
+) {
     let (dim, stride) = (out.len() / tokens, weights.len() / tokens);
     debug_assert!(dim % 16 == 0 && values.len() % dim == 0 && values.len() / dim <= stride);
     let mut t = 0;
@@ -646,15 +653,15 @@ pub(crate) unsafe fn add_values<T>(tokens: usize, weights: &[f32], values: &[T],
             // SAFETY: the vectors from `at` on that each row of `out` still has.
             unsafe {
                 at += match (group, (dim - at) / 16) {
-                    (4, 6) => add_values_of::<4, 6, T>(weights, stride, values, dim, at, out),
-                    (4, 4..) => add_values_of::<4, 4, T>(weights, stride, values, dim, at, out),
-                    (4, 2..4) => add_values_of::<4, 2, T>(weights, stride, values, dim, at, out),
-                    (4, _) => add_values_of::<4, 1, T>(weights, stride, values, dim, at, out),
-                    (_, 8..) => add_values_of::<1, 8, T>(weights, stride, values, dim, at, out),
-                    (_, 6..8) => add_values_of::<1, 6, T>(weights, stride, values, dim, at, out),
-                    (_, 4..6) => add_values_of::<1, 4, T>(weights, stride, values, dim, at, out),
-                    (_, 2..4) => add_values_of::<1, 2, T>(weights, stride, values, dim, at, out),
-                    _ => add_values_of::<1, 1, T>(weights, stride, values, dim, at, out),
+                    (4, 6) => add_values_of::<4, 6, T>(weights, stride, values, next, dim, at, out),
+                    (4, 4..) => add_values_of::<4, 4, T>(weights, stride, values, next, dim, at, out),
+                    (4, 2..4) => add_values_of::<4, 2, T>(weights, stride, values, next, dim, at, out),
+                    (4, _) => add_values_of::<4, 1, T>(weights, stride, values, next, dim, at, out),
+                    (_, 8..) => add_values_of::<1, 8, T>(weights, stride, values, next, dim, at, out),
+                    (_, 6..8) => add_values_of::<1, 6, T>(weights, stride, values, next, dim, at, out),
+                    (_, 4..6) => add_values_of::<1, 4, T>(weights, stride, values, next, dim, at, out),
+                    (_, 2..4) => add_values_of::<1, 2, T>(weights, stride, values, next, dim, at, out),
+                    _ => add_values_of::<1, 1, T>(weights, stride, values, next, dim, at, out),
                 };
             }
         }
@@ -672,6 +679,7 @@ unsafe fn add_values_of<const Q: usize, const N: usize, T>(
     weights: &[f32],
     stride: usize,
     values: &[T],
+    next: &[T],
     dim: usize,
     at: usize,
     out: &mut [f32],
@@ -685,12 +693,10 @@ unsafe fn add_values_of<const Q: usize, const N: usize, T>(
                 *sum = _mm512_loadu_ps(out[q * dim + at + 16 * n..].as_ptr());
             }
         }
-        let ahead = PREFETCH_BYTES / (dim * size_of::<T>());
         for i in 0..values.len() / dim {
             let value = values.as_ptr().add(i * dim + at);
-            for line in (0..N * 16 * size_of::<T>()).step_by(64) {
-                _mm_prefetch::<_MM_HINT_T0>(value.wrapping_add(ahead * dim).cast::<i8>().wrapping_add(line));
-            }
+            let bytes = N * 16 * size_of::<T>();
+            prefetch_next(next, (i * dim + at) * size_of::<T>(), bytes);
             let w: [__m512; Q] = std::array::from_fn(|q| _mm512_set1_ps(*rows[q].add(i)));
             for (n, sums) in sums.iter_mut().enumerate() {
                 let v = load16(value.add(16 * n));
