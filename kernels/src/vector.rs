@@ -198,9 +198,10 @@ fn rotate_body(a: &mut [f32], b: &mut [f32], cos: &[f32], sin: &[f32]) {
 
 /// How much of a stream is asked for before its first use. A core has some twenty requests to memory
 /// under way; what is asked for beyond those waits in the same queues as the loads that come next.
+#[cfg(target_arch = "x86_64")]
 const PREFETCH_MOST: usize = 4096;
 
-/// Asks for the first lines of `bytes`, up to [`PREFETCH_MOST`], to be brought into the cache, and does
+/// Asks for the first lines of `bytes`, up to `PREFETCH_MOST`, to be brought into the cache, and does
 /// not wait for them.
 pub(crate) fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]

@@ -80,15 +80,27 @@ unsafe fn step_sums<const PLANES: usize>(
 ) -> Sums {
     // SAFETY: a step is 128 bytes and 4 PLANES of q, both cut to that length.
     unsafe {
+        let add = |mut sum: int32x4_t, w: *const u8, x: &[int8x16_t; PLANES]| {
+            for (codes, x) in codes_of(vld1q_u8(w)).into_iter().zip(x) {
+                sum = sdot::<0>(sum, vreinterpretq_s8_u8(codes), *x);
+            }
+            sum
+        };
         let mut sums = [vdupq_n_s32(0); 8];
         for (step, q) in steps.chunks_exact(STEP_BYTES).zip(q.chunks_exact(4 * PLANES)) {
+            let w = step.as_ptr();
             let x: [int8x16_t; PLANES] = std::array::from_fn(|p| broadcast(q.as_ptr().add(4 * p)));
-            for (part, sum) in sums.iter_mut().enumerate() {
-                let codes = codes_of(vld1q_u8(step.as_ptr().add(16 * part)));
-                for (codes, x) in codes.into_iter().zip(x) {
-                    *sum = sdot::<0>(*sum, vreinterpretq_s8_u8(codes), x);
-                }
-            }
+            // Written out: as a loop the compiler leaves the sums in memory.
+            sums = [
+                add(sums[0], w, &x),
+                add(sums[1], w.add(16), &x),
+                add(sums[2], w.add(32), &x),
+                add(sums[3], w.add(48), &x),
+                add(sums[4], w.add(64), &x),
+                add(sums[5], w.add(80), &x),
+                add(sums[6], w.add(96), &x),
+                add(sums[7], w.add(112), &x),
+            ];
         }
         sums
     }

@@ -268,8 +268,8 @@ pub(crate) unsafe fn unpack(share: &Share<'_>, codes: &mut [u8]) {
         unpack_with(share, codes, |step, codes| {
             let mut bytes = load_step(step);
             for digit in (0..5).rev() {
-                for half in 0..2 {
-                    store_codes(next_digit(&mut bytes[half]), digit, half, codes);
+                for (half, bytes) in bytes.iter_mut().enumerate() {
+                    store_codes(next_digit(bytes), digit, half, codes);
                 }
             }
         });

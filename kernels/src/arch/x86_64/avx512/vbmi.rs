@@ -80,7 +80,7 @@ const TABLE: [u8; 128] = {
     let mut table = [0; 128];
     let mut v = 0;
     while v < 81 {
-        table[v] = (v % 3 | (v / 3 % 3) << 2 | (v / 9 % 3) << 4 | (v / 27) << 6) as u8;
+        table[v] = ((v % 3) | ((v / 3 % 3) << 2) | ((v / 9 % 3) << 4) | ((v / 27) << 6)) as u8;
         v += 1;
     }
     table
@@ -121,10 +121,9 @@ impl Decoder {
                 prefetch_step(at.w);
                 let x: [__m512i; 5] =
                     std::array::from_fn(|i| _mm512_set1_epi32(at.q.add(i).read_unaligned()));
-                for half in 0..2 {
+                for (half, sums) in planes.iter_mut().enumerate() {
                     let bytes = _mm512_loadu_si512(at.w.add(64 * half).cast());
                     let (four, rest) = self.four(bytes);
-                    let sums = &mut planes[half];
                     for plane in 0..4 {
                         let codes = _mm512_and_si512(four, masks[plane]);
                         sums[plane] = _mm512_dpbusd_epi32(sums[plane], codes, x[plane]);
