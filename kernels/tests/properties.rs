@@ -123,9 +123,10 @@ proptest! {
         }
         for (t, input) in inputs.iter().enumerate() {
             let unit = f64::from(input.quantized().1 * 0.75);
-            for r in 0..rows {
-                let off = (f64::from(at(&scalar, n, r, t)) / unit - want[r][t] as f64).abs();
-                let most = (cols / 2 + 2) as f64 * 1.01 + want[r][t].abs() as f64 * 1e-6;
+            for (r, want) in want.iter().enumerate() {
+                let want = want[t] as f64;
+                let off = (f64::from(at(&scalar, n, r, t)) / unit - want).abs();
+                let most = (cols / 2 + 2) as f64 * 1.01 + want.abs() * 1e-6;
                 prop_assert!(off <= most || unit == 0.0, "row {}, input {}: off by {}", r, t, off);
             }
         }
