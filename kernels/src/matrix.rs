@@ -359,8 +359,8 @@ impl Matrix {
                     }
                 },
                 #[cfg(target_arch = "aarch64")]
-                // SAFETY: an `Isa` of either level exists only if the CPU has NEON; `mul` checked the inputs against
-                // the columns and the outputs, the panel and the scratch are cut to size.
+                // SAFETY: an `Isa` of either level exists only if the CPU has NEON; `mul` checked the inputs
+                // against the columns and the outputs, the panel and the scratch are cut to size.
                 Level::Neon | Level::NeonDotprod => unsafe {
                     use arch::neon::float_panel;
                     match format {
