@@ -158,8 +158,8 @@ pub(super) unsafe fn i2_s_codes(tile: uint8x16_t) -> [uint8x16_t; 4] {
 /// neighbouring columns each.
 ///
 /// A digit is the carry of a multiplication by 3, from the last one down. For a byte `b` that is
-/// `3 b / 256 = ((b + b / 2) / 2) / 64`, where every division rounds down and no sum leaves the byte's
-/// halving addition.
+/// `3 b / 256 = ((b + b / 2) / 2) / 64`, where every division rounds down; `uhadd` adds and halves without
+/// losing the carry.
 ///
 /// # Safety
 /// The CPU has NEON.
@@ -322,18 +322,18 @@ unsafe fn code_tile<const N: usize>(
     let inputs: &[TokenInput; N] = inputs.try_into().expect("as many inputs as the tile is wide");
     // SAFETY: each four columns are 128 bytes of codes, 64 of them this half's, and 4 of each q.
     unsafe {
-        let mut totals = [[[vdupq_n_s32(0); 2]; 4]; N];
+        let mut totals = [[[vdupq_n_s32(0); 2]; N]; 4];
         let mut done = 0;
         for block in codes.chunks(MAX_16_BIT_TERMS * STEP_BYTES) {
             let q: [*const i8; N] = std::array::from_fn(|n| inputs[n].q[done..].as_ptr());
-            let mut sums = [[[vdupq_n_s16(0); 2]; 4]; N];
+            let mut sums = [[[vdupq_n_s16(0); 2]; N]; 4];
             for (c, columns) in block.chunks_exact(STEP_BYTES).enumerate() {
                 let w = columns.as_ptr().add(64 * half);
                 let x: [int8x16_t; N] = std::array::from_fn(|n| broadcast(q[n].add(4 * c)));
-                for part in 0..4 {
+                for (part, sums) in sums.iter_mut().enumerate() {
                     let codes = vld1q_u8(w.add(16 * part));
-                    for n in 0..N {
-                        sums[n][part] = multiply_add(sums[n][part], codes, x[n]);
+                    for (sum, x) in sums.iter_mut().zip(x) {
+                        *sum = multiply_add(*sum, codes, x);
                     }
                 }
             }
@@ -346,8 +346,8 @@ unsafe fn code_tile<const N: usize>(
         }
         for (n, out) in out.chunks_exact_mut(PANEL_ROWS).enumerate() {
             let mut rows = [0i32; 16];
-            for (rows, total) in rows.chunks_exact_mut(4).zip(totals[n]) {
-                vst1q_s32(rows.as_mut_ptr(), vpaddq_s32(total[0], total[1]));
+            for (rows, total) in rows.chunks_exact_mut(4).zip(totals) {
+                vst1q_s32(rows.as_mut_ptr(), vpaddq_s32(total[n][0], total[n][1]));
             }
             finish_sums(&rows, inputs[n].q_sum, scale, &inputs[n], &mut out[half * 16..][..16]);
         }
