@@ -12,6 +12,11 @@ pub struct Joules(pub f64);
 #[serde(transparent)]
 pub struct BytesPerS(pub f64);
 
+/// A rate of multiply-accumulates, one product and its addition each, per second.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MacPerS(pub f64);
+
 /// An amount of memory in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(transparent)]

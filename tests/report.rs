@@ -226,6 +226,56 @@ fn a_roofline_needs_a_rate_of_reading() {
 }
 
 #[test]
+fn the_roofline_of_prefill_is_arithmetic_then_memory() {
+    let c = case("m", "i2_s", "avx2", 2);
+    let row = |visit: &Visit, int8: &[f64], f32: &[f64]| {
+        let mut journal = Journal::new(1, vec![c.clone()]);
+        journal.visit(&c, 1, visit).peak(1, "avx2", 2, [int8, f32]).peak(1, "avx2", 1, [&[1.0], &[1.0]]);
+        summarize(&journal.records).unwrap().rows.remove(0)
+    };
+    let visit = steps(10);
+    // 8e9 at 160e9/s and 1e9 at 20e9/s: 100 ms for 32 tokens, which took 200 ms.
+    let bound = row(&visit, &[150e9, 160e9], &[20e9, f64::NAN]);
+    close(bound.prefill_roofline_tok_s.unwrap(), 320.0);
+    close(*bound.prefill_roofline_percent.value().unwrap(), 50.0);
+    close(bound.peak_int8_mac_per_s.unwrap(), 160e9);
+    close(bound.peak_f32_mac_per_s.unwrap(), 20e9);
+    close(bound.prefill_mac_per_token.unwrap(), 9e9 / 32.0);
+    assert_eq!(
+        bound.prefill_roofline_percent.provenance(),
+        "measured: compute peak probe, reading the weights"
+    );
+    // 250 MB at 1 GB/s are 250 ms, whatever the arithmetic.
+    let slow = row(&Visit { stream: vec![1e9], ..visit.clone() }, &[160e9], &[20e9]);
+    close(slow.prefill_roofline_tok_s.unwrap(), 128.0);
+    // What is not done needs no rate; what is done does.
+    let mut float = visit.clone();
+    float.cost.as_mut().unwrap().int8_macs = 0;
+    close(row(&float, &[], &[20e9]).prefill_roofline_tok_s.unwrap(), 640.0);
+    let absent = row(&visit, &[], &[20e9]);
+    assert_eq!(reason(&absent.prefill_roofline_percent), "the compute peak was not measured in this round");
+    assert_eq!((absent.prefill_roofline_tok_s, absent.peak_int8_mac_per_s), (None, None));
+    let old = row(&Visit { cost: None, ..visit }, &[160e9], &[20e9]);
+    assert!(reason(&old.prefill_roofline_percent).contains("older version"));
+    assert_eq!(old.prefill_mac_per_token, None);
+}
+
+#[test]
+fn a_journal_of_the_first_schema_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/schema-1.journal.jsonl");
+    std::fs::copy(path, dir.path().join("journal.jsonl")).unwrap();
+    let records = bitjoule::journal::file::read(dir.path()).unwrap().records;
+    write_all(dir.path(), &records).unwrap();
+    for row in read_csv(&dir.path().join("summary.csv")) {
+        assert_eq!(row["status"], "ok");
+        assert!(!row["decode_roofline_percent"].is_empty());
+        assert_eq!((row["prefill_roofline_percent"].as_str(), row["peak_f32_mac_per_s"].as_str()), ("", ""));
+        assert!(row["prefill_roofline_provenance"].starts_with("unavailable: what the prefill costs"));
+    }
+}
+
+#[test]
 fn energy_is_of_packages_and_never_zero() {
     let c = case("m", "i2_s", "avx2", 2);
     let figure = |rounds: &[Figure<Vec<DomainEnergy>>]| {
@@ -400,7 +450,7 @@ fn every_journal_makes_files_that_parse_and_hold_no_infinities() {
         let dir = tempfile::tempdir().unwrap();
         let written = write_all(dir.path(), &journal.records).unwrap_or_else(|e| panic!("{name}: {e}"));
         let expected = ["samples", "latencies", "summary", "speedup"].map(|n| format!("{n}.csv"));
-        let figures = ["decode_tok_s", "speedup", "rss", "latency"]
+        let figures = ["decode_tok_s", "speedup", "rss", "latency", "rooflines"]
             .iter()
             .flat_map(|n| [format!("plots/{n}.svg"), format!("plots/{n}.png")]);
         let expected: HashSet<_> = expected
@@ -658,7 +708,7 @@ fn gaps_are_drawn_with_their_reason() {
     let cases = journal.cases();
     journal.check(&cases[2], 0.3);
     write_all(dir.path(), &journal.records).unwrap();
-    for figure in ["decode_tok_s", "speedup", "rss", "latency"] {
+    for figure in ["decode_tok_s", "speedup", "rss", "latency", "rooflines"] {
         let svg = std::fs::read_to_string(dir.path().join(format!("plots/{figure}.svg"))).unwrap();
         assert!(svg.contains("wrong: logits differ"), "{figure}");
     }

@@ -87,7 +87,7 @@ fn an_added_model_gives_the_tokens_of_generate_and_every_check_passes() {
     };
     for kernel in ["fp32-naive", "f16", "i2_s"] {
         let prompt = of(kernel).find_map(|w| match w {
-            Done::Prefill { prompt } => Some(prompt.clone()),
+            Done::Prefill { prompt, .. } => Some(prompt.clone()),
             _ => None,
         });
         let prompt: Vec<String> = prompt.unwrap().iter().map(u32::to_string).collect();

@@ -81,7 +81,7 @@ fn check(dir: &Path) {
     assert_eq!(samples.len() as f64, rounds * 3.0, "a sample for each phase of each round");
     let (_, speedups) = rows(&dir.join("speedup.csv"));
     assert!(!speedups.is_empty());
-    for name in ["decode_tok_s", "speedup", "rss", "latency"] {
+    for name in ["decode_tok_s", "speedup", "rss", "latency", "rooflines"] {
         let svg = std::fs::read_to_string(dir.join(format!("plots/{name}.svg"))).unwrap();
         assert!(svg.contains("<svg") && svg.trim_end().ends_with("</svg>"), "{name}");
         let png = std::fs::read(dir.join(format!("plots/{name}.png"))).unwrap();

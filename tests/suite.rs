@@ -47,9 +47,18 @@ fn a_suite_is_read_with_its_defaults() {
     assert_eq!((suite.kv.as_str(), suite.description.as_str()), ("f16", ""));
     assert_eq!(suite.isas, ["auto"]);
     assert_eq!(suite.threads, [Threads::Count(1), Threads::All]);
-    assert_eq!(suite.workloads, [Workload { n_prompt: 32, n_gen: 32 }]);
+    assert_eq!(suite.workloads, [Workload { n_prompt: 32, n_gen: 32, models: None, isas: None }]);
     let [synth, file] = suite.models.as_slice() else { panic!("two models") };
-    assert_eq!(*synth, Model { source: ModelSource::Synth("125M".into()), name: None, kernels: None });
+    assert_eq!(
+        *synth,
+        Model {
+            source: ModelSource::Synth("125M".into()),
+            name: None,
+            kernels: None,
+            isas: None,
+            embedding: None
+        }
+    );
     assert_eq!(file.source, ModelSource::File("/base/sub/model.gguf".into()));
     assert_eq!((synth.label(), file.label()), ("125M".to_owned(), "model".to_owned()));
     assert_eq!(suite.kernels_of(synth), ["f16", "i2_s"]);
@@ -72,6 +81,11 @@ fn the_shipped_suites_are_valid() {
         .collect();
     assert_eq!(naive, ["125M", "350M", "700M"]);
     assert_eq!(speed.models.len(), 7);
+    let kernels = Suite::load(&folder.join("kernels.toml")).unwrap();
+    // Every kernel on both models, but the naive one and scalar code only where that takes minutes.
+    assert_eq!(kernels.kernels_of(&kernels.models[0]), bitjoule::suite::KERNELS);
+    assert_eq!(kernels.isas_of(&kernels.models[0]), ["scalar", "avx2", "avx512-vnni", "avx512-vbmi"]);
+    assert!(!kernels.isas_of(&kernels.models[1]).contains(&"scalar".to_owned()));
 }
 
 #[test]
@@ -113,7 +127,7 @@ fn misspelt_keys_name_the_line_and_the_nearest() {
     assert_eq!(
         message("kernels = [\"i2_s\"]", "kernel = [\"i2_s\"]"),
         "x.toml:8: unknown key 'kernel' in [[models]]; did you mean 'kernels'? Known keys here: builtin, \
-         synth, file, name, kernels"
+         synth, file, name, kernels, isas, embedding"
     );
     assert!(
         message("n_gen", "gen")
@@ -133,7 +147,10 @@ fn misspelt_keys_name_the_line_and_the_nearest() {
 fn misspelt_values_name_the_line_and_the_nearest() {
     assert_eq!(
         message("\"i2_s\"", "\"i2s\""),
-        "x.toml:2: unknown kernel 'i2s'; did you mean 'i2_s'? Valid are: fp32-naive, f16, i2_s"
+        format!(
+            "x.toml:2: unknown kernel 'i2s'; did you mean 'i2_s'? Valid are: {}",
+            bitjoule::suite::KERNELS.join(", ")
+        )
     );
     assert!(
         message("125M", "125m").contains("x.toml:5: unknown synthetic size '125m'; did you mean '125M'?")
@@ -148,6 +165,39 @@ fn misspelt_values_name_the_line_and_the_nearest() {
     assert!(
         message("threads", "kv = \"fp16\"\nthreads")
             .contains("x.toml:3: unknown KV cache type 'fp16'; did you mean 'f16'?")
+    );
+}
+
+#[test]
+fn narrowing_names_what_there_is() {
+    let with = |line: &str| message("n_gen = 32", &format!("n_gen = 32\n{line}"));
+    assert!(
+        with("models = [\"125m\"]")
+            .contains("x.toml:12: unknown model of this suite '125m'; did you mean '125M'?")
+    );
+    assert!(with("isas = [\"auto\"]").contains("x.toml:12: unknown instruction set 'auto'"));
+    assert!(with("isas = []").contains("x.toml:12: 'isas' is empty"));
+    let text = GOOD.replacen("n_gen = 32", "n_gen = 32\nmodels = [\"model\"]\nisas = [\"avx2\"]", 1);
+    let suite = parse(&text.replacen("kernels = [\"i2_s\"]", "isas = [\"auto\"]", 1)).unwrap();
+    assert_eq!(suite.isas_of(&suite.models[1]), ["auto"]);
+    assert!(suite.workloads[0].is_for("model", "avx2") && !suite.workloads[0].is_for("125M", "avx2"));
+    assert!(!suite.workloads[0].is_for("model", "scalar"));
+    assert_eq!(parse(&suite.to_toml().unwrap()).unwrap(), suite);
+}
+
+#[test]
+fn an_embedding_is_part_of_the_label() {
+    let text = GOOD.replacen(
+        "synth = \"125M\"",
+        "synth = \"125M\"\n[[models]]\nsynth = \"125M\"\nembedding = \"q6_k\"",
+        1,
+    );
+    let suite = parse(&text).unwrap();
+    assert_eq!(suite.models[1].label(), "125M-q6_k");
+    assert_eq!(parse(&suite.to_toml().unwrap()).unwrap(), suite);
+    assert!(
+        message("synth = \"125M\"", "synth = \"125M\"\nembedding = \"q6\"")
+            .contains("x.toml:6: unknown embedding type 'q6'; did you mean 'q6_k'?")
     );
 }
 

@@ -20,6 +20,7 @@ pub mod vector;
 
 mod arch;
 pub mod format;
+pub mod peak;
 
 pub use arena::{Arena, ArenaWriter};
 pub use format::Format;

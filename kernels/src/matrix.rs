@@ -7,7 +7,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use crate::format::tables::{self, Kind};
-use crate::format::{Format, MAX_TERNARY_COLS, float_panels, fp32_rows};
+use crate::format::{Format, MAX_TERNARY_COLS, blocks, float_panels, fp32_rows};
 use crate::input::{COLUMN_STEP, SLACK};
 use crate::isa::Level;
 use crate::{Arena, ArenaWriter, Isa, PANEL_ROWS, TokenInput, arch};
@@ -51,9 +51,29 @@ impl PackedMatrix {
             Format::Fp32Rows => fp32_rows::pack(out, rows, cols, fill)?,
             Format::F16Panels => float_panels::pack::<f16, E>(out, rows, cols, fill)?,
             Format::F32Panels => float_panels::pack::<f32, E>(out, rows, cols, fill)?,
-            _ => panic!("{format:?} matrices are packed from trits"),
+            _ => panic!("{format:?} matrices are not packed from floats"),
         }
         Ok(PackedMatrix { format, isa, rows, cols, scale, range })
+    }
+
+    /// Packs a matrix of a block format ([`Format::Q8_0`], [`Format::Q6K`]). `fill` writes the given rows as
+    /// ggml's blocks, one behind the other; it runs on rayon's threads.
+    ///
+    /// # Errors
+    /// The first error of `fill`.
+    ///
+    /// # Panics
+    /// If the arena is too small, the format has no blocks, or `cols` is no whole number of them (32, 256).
+    pub fn pack_blocks<E: Send>(
+        arena: &mut ArenaWriter,
+        format: Format,
+        isa: Isa,
+        (rows, cols): (usize, usize),
+        fill: impl Fn(Range<usize>, &mut [u8]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let (range, out) = arena.block(format.packed_len(rows, cols)).expect("arena holds every matrix");
+        blocks::pack(format, out, rows, cols, fill)?;
+        Ok(PackedMatrix { format, isa, rows, cols, scale: 1.0, range })
     }
 
     /// Packs a ternary matrix. `fill` writes the trits (-1, 0, 1) of the given rows, row-major; it runs on
@@ -220,6 +240,7 @@ impl Matrix {
             }
             Format::F16Panels => float_panels::unpack_row::<f16>(data, cols, row, out),
             Format::F32Panels => float_panels::unpack_row::<f32>(data, cols, row, out),
+            format @ (Format::Q8_0 | Format::Q6K) => blocks::unpack_row(format, data, cols, row, out),
             ternary => {
                 let mut codes = vec![0; PANEL_ROWS * ternary.padded_cols(cols)];
                 let panel = row / PANEL_ROWS;
@@ -289,16 +310,6 @@ impl Matrix {
         crate::vector::read(self.isa(), bytemuck::cast_slice(panels))
     }
 
-    /// Asks for the first weights of `panels` to be brought into the cache, and does not wait for them: a
-    /// product that follows soon finds its stream of memory flowing.
-    ///
-    /// # Panics
-    /// If they are not panels of the matrix.
-    pub fn prefetch(&self, panels: Range<usize>) {
-        let panel_bytes = self.format().panel_len(self.cols());
-        crate::vector::prefetch(&self.data()[panels.start * panel_bytes..panels.end * panel_bytes]);
-    }
-
     fn share(&self, panels: Range<usize>) -> Share<'_> {
         Share {
             format: self.format(),
@@ -330,6 +341,7 @@ impl Matrix {
                     arch::scalar::naive_rows(cast_slice(panel), scale, inputs, out);
                 }
                 Level::Scalar => match format {
+                    Format::Q8_0 | Format::Q6K => arch::scalar::blocks::panel(format, panel, inputs, out),
                     Format::F16Panels => {
                         arch::scalar::float_panel::<f16>(cast_slice(panel), scale, inputs, out);
                     }
@@ -339,8 +351,9 @@ impl Matrix {
                 // SAFETY: an `Isa` of this level exists only if the CPU has its features; `mul` checked the
                 // inputs against the columns and the outputs, the panel and the scratch are cut to size.
                 Level::Avx2 => unsafe {
-                    use arch::avx2::float_panel;
+                    use arch::avx2::{blocks, float_panel};
                     match format {
+                        Format::Q8_0 | Format::Q6K => blocks::panel(format, panel, inputs, scratch, out),
                         Format::F16Panels => {
                             float_panel::<f16>(cast_slice(panel), scale, inputs, scratch, out);
                         }
@@ -350,8 +363,9 @@ impl Matrix {
                 #[cfg(avx512)]
                 // SAFETY: as above.
                 Level::Avx512Vnni | Level::Avx512Vbmi => unsafe {
-                    use arch::avx512::float_panel;
+                    use arch::avx512::{blocks, float_panel};
                     match format {
+                        Format::Q8_0 | Format::Q6K => blocks::panel(format, panel, inputs, scratch, out),
                         Format::F16Panels => {
                             float_panel::<f16>(cast_slice(panel), scale, inputs, scratch, out);
                         }
@@ -362,8 +376,9 @@ impl Matrix {
                 // SAFETY: an `Isa` of either level exists only if the CPU has NEON; `mul` checked the inputs
                 // against the columns and the outputs, the panel and the scratch are cut to size.
                 Level::Neon | Level::NeonDotprod => unsafe {
-                    use arch::neon::float_panel;
+                    use arch::neon::{block_panel, float_panel};
                     match format {
+                        Format::Q8_0 | Format::Q6K => block_panel(format, panel, inputs, scratch, out),
                         Format::F16Panels => {
                             float_panel::<f16>(cast_slice(panel), scale, inputs, scratch, out);
                         }

@@ -196,20 +196,6 @@ fn rotate_body(a: &mut [f32], b: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
-/// How much of a stream is asked for before its first use. A core has some twenty requests to memory
-/// under way; what is asked for beyond those waits in the same queues as the loads that come next.
-#[cfg(target_arch = "x86_64")]
-const PREFETCH_MOST: usize = 4096;
-
-/// Asks for the first lines of `bytes`, up to `PREFETCH_MOST`, to be brought into the cache, and does
-/// not wait for them.
-pub(crate) fn prefetch(bytes: &[u8]) {
-    #[cfg(target_arch = "x86_64")]
-    crate::arch::x86_64::prefetch(&bytes[..bytes.len().min(PREFETCH_MOST)]);
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
-}
-
 /// Reads all words and returns their sum, so that no read can be left out: what memory gives when
 /// nothing is computed.
 pub fn read(isa: Isa, words: &[u64]) -> u64 {

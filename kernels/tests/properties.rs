@@ -44,6 +44,21 @@ fn product(matrix: &Matrix, inputs: &[TokenInput]) -> Vec<f32> {
     out
 }
 
+/// The weights of a block of ggml's Q6_K or Q8_0, by its definition.
+fn block_weights(q6: bool, block: &[u8]) -> Vec<f64> {
+    let scale = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f64();
+    if !q6 {
+        return block[2..].iter().map(|q| scale(0) * f64::from(*q as i8)).collect();
+    }
+    let weight = |j: usize| {
+        let (half, k, l) = (j / 128, j % 128 / 32, j % 32);
+        let low = block[64 * half + 32 * (k % 2) + l] >> (4 * (k / 2)) & 0xf;
+        let high = block[128 + 32 * half + l] >> (2 * k) & 3;
+        scale(208) * f64::from(block[192 + j / 16] as i8) * (f64::from(high << 4 | low) - 32.0)
+    };
+    (0..256).map(weight).collect()
+}
+
 /// Output of row `r` for input `t` in the panel-major result.
 fn at(out: &[f32], n: usize, r: usize, t: usize) -> f32 {
     out[(r / PANEL_ROWS * n + t) * PANEL_ROWS + r % PANEL_ROWS]
@@ -99,8 +114,8 @@ proptest! {
                     let out = product(&matrix, inputs);
                     for (t, input) in inputs.iter().enumerate() {
                         let factor = input.quantized().1 * 0.75;
-                        for r in 0..rows {
-                            let want = want[r][t] as f32 * factor;
+                        for (r, want) in want.iter().enumerate() {
+                            let want = want[t] as f32 * factor;
                             let got = at(&out, inputs.len(), r, t);
                             prop_assert_eq!(
                                 got.to_bits(), want.to_bits(),
@@ -124,9 +139,8 @@ proptest! {
         for (t, input) in inputs.iter().enumerate() {
             let unit = f64::from(input.quantized().1 * 0.75);
             for (r, want) in want.iter().enumerate() {
-                let want = want[t] as f64;
-                let off = (f64::from(at(&scalar, n, r, t)) / unit - want).abs();
-                let most = (cols / 2 + 2) as f64 * 1.01 + want.abs() * 1e-6;
+                let off = (f64::from(at(&scalar, n, r, t)) / unit - want[t] as f64).abs();
+                let most = (cols / 2 + 2) as f64 * 1.01 + want[t].abs() as f64 * 1e-6;
                 prop_assert!(off <= most || unit == 0.0, "row {}, input {}: off by {}", r, t, off);
             }
         }
@@ -159,6 +173,67 @@ proptest! {
                             );
                         }
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn block_products_agree_with_f64(
+        (q6, bytes, inputs, rows, blocks) in (any::<bool>(), 1usize..70, 1usize..6, 1usize..15).prop_flat_map(
+            |(q6, rows, blocks, n)| {
+                // Five blocks of 256 columns are more than are converted at a time.
+                let (cols, bytes) = if q6 { (256, 210) } else { (32, 34) };
+                (
+                    Just(q6),
+                    prop::collection::vec(any::<u8>(), rows * blocks * bytes),
+                    prop::collection::vec(prop::collection::vec(-3.0f32..3.0, blocks * cols), n),
+                    Just(rows),
+                    Just(blocks),
+                )
+            }
+        )
+    ) {
+        let (format, block_cols, block_bytes, scale_at) =
+            if q6 { (Format::Q6K, 256, 210, 208) } else { (Format::Q8_0, 32, 34, 0) };
+        let mut bytes = bytes;
+        for block in bytes.chunks_exact_mut(block_bytes) {
+            // Any scale of either sign that is neither infinite nor a NaN.
+            block[scale_at + 1] &= 0xbb;
+        }
+        let (cols, row_bytes) = (blocks * block_cols, blocks * block_bytes);
+        let weights: Vec<f64> = bytes.chunks_exact(block_bytes).flat_map(|b| block_weights(q6, b)).collect();
+        let inputs: Vec<_> = inputs.iter().map(|x| token(x)).collect();
+        for isa in Isa::available() {
+            let mut arena = ArenaWriter::new(format.packed_len(rows, cols)).unwrap();
+            let packed = PackedMatrix::pack_blocks(&mut arena, format, isa, (rows, cols), |range, out| {
+                out.copy_from_slice(&bytes[range.start * row_bytes..range.end * row_bytes]);
+                Ok::<_, ()>(())
+            });
+            let matrix = packed.unwrap().finish(arena.finish());
+            prop_assert_eq!(matrix.payload_bytes(), (rows * row_bytes) as u64);
+            let mut row = vec![0.0; cols];
+            for r in 0..rows {
+                matrix.row(r, &mut row);
+                for (got, want) in row.iter().zip(&weights[r * cols..]) {
+                    prop_assert_eq!(f64::from(*got), *want, "row {}", r);
+                }
+            }
+            for inputs in [&inputs[..], &inputs[..1]] {
+                let out = product(&matrix, inputs);
+                for (t, input) in inputs.iter().enumerate() {
+                    for r in 0..rows {
+                        let terms = (0..cols).map(|c| weights[r * cols + c] * f64::from(input.values()[c]));
+                        let (sum, size) = terms.fold((0.0, 0.0), |(s, a), v| (s + v, a + v.abs()));
+                        let got = f64::from(at(&out, inputs.len(), r, t));
+                        prop_assert!(
+                            (got - sum).abs() <= size * 1e-5 + 1e-30,
+                            "{:?} {}: row {}, input {}: {} for {}", format, isa, r, t, got, sum
+                        );
+                    }
+                }
+                for r in rows..matrix.panels() * PANEL_ROWS {
+                    prop_assert_eq!(at(&out, inputs.len(), r, 0), 0.0, "padding row {}", r);
                 }
             }
         }
@@ -401,4 +476,12 @@ fn reading_sums_every_word() {
             assert_eq!(vector::read(isa, &words), want, "{isa}, {n} words");
         }
     }
+}
+
+#[test]
+#[should_panic(expected = "no whole number of 256")]
+fn blocks_are_whole() {
+    let mut arena = ArenaWriter::new(1 << 20).unwrap();
+    let _ =
+        PackedMatrix::pack_blocks(&mut arena, Format::Q6K, Isa::SCALAR, (32, 300), |_, _| Ok::<_, ()>(()));
 }

@@ -8,14 +8,14 @@ use crate::engine::{Engine, EngineOptions, KvType, Span, argmax};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, I2sLayout};
 use crate::journal::{Case, FailureKind, Phase, Work};
-use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, Plan};
-use crate::probe::bandwidth;
+use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, EmbeddingType, Plan};
 use crate::probe::clock;
 use crate::probe::energy::EnergyMeter;
-use crate::probe::memory;
+use crate::probe::{bandwidth, compute, memory};
 use crate::units::{Bytes, BytesPerS};
 
 use super::check;
+use super::cost::prefill_cost;
 use super::protocol::{Event, Job, ModelFile, Reference};
 
 /// Prompts longer than this are processed in several batches.
@@ -97,7 +97,22 @@ pub fn engine(
     isa: Isa,
     options: EngineOptions,
 ) -> Result<Engine> {
-    let plan = Plan::new(gguf, kernel, layout)?;
+    engine_with(gguf, layout, None, kernel, isa, options)
+}
+
+/// As [`engine`], with embedding and output projection as `embedding` (as in the file if none is given).
+///
+/// # Errors
+/// As [`engine`], or if they cannot be stored so.
+pub fn engine_with(
+    gguf: &Gguf,
+    layout: I2sLayout,
+    embedding: Option<EmbeddingType>,
+    kernel: Kernel,
+    isa: Isa,
+    options: EngineOptions,
+) -> Result<Engine> {
+    let plan = Plan::with_embedding(gguf, kernel, layout, embedding)?;
     let needed = Bytes(plan.weight_bytes().0 + options.memory_bytes(plan.config()).0);
     ensure_memory(&format!("{} with kernel {kernel}", gguf.path_label()), needed)?;
     Engine::new(plan.load(isa)?, options)
@@ -120,12 +135,16 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
             let meter = EnergyMeter::open(powercap.as_deref());
             visit(case, model, *seed, phases, check.as_ref(), *profile, &meter, &mut report)
         }
-        Job::Reference { model, seed, reference, kv, threads } => {
-            write_reference(model, *seed, reference, kv, *threads)
+        Job::Reference { model, embedding, seed, reference, kv, threads } => {
+            write_reference(model, embedding.as_deref(), *seed, reference, kv, *threads)
         }
         Job::Bandwidth { threads, buffer, passes } => bandwidth::measure(*threads, *buffer, *passes)
             .map_err(Stop::from)
             .and_then(|b| report(Event::Bandwidth { buffer: b.buffer, passes: b.passes })),
+        Job::Peak { isa, threads, passes } => Isa::by_name(isa)
+            .map_err(|e| skip(Error::environment(e)))
+            .and_then(|isa| compute::measure(isa, *threads, *passes).map_err(Stop::from))
+            .and_then(|peak| report(Event::Peak { int8: peak.int8, f32: peak.f32 })),
     };
     match (lost, outcome) {
         (Some(error), _) => Err(error),
@@ -187,7 +206,9 @@ fn visit(
     let gguf = model.open()?;
     // Whether the kernel can hold the model, and the memory hold both, is known before loading starts.
     let file_bytes = Bytes(gguf.file_bytes());
-    let mut engine = engine(&gguf, I2sLayout::X86_64, kernel, isa, options).map_err(|e| match e {
+    let embedding = embedding_type(case.embedding.as_deref())?;
+    let loaded = engine_with(&gguf, I2sLayout::X86_64, embedding, kernel, isa, options);
+    let mut engine = loaded.map_err(|e| match e {
         Error::Environment(_) => skip(e),
         e => e.into(),
     })?;
@@ -213,7 +234,8 @@ fn visit(
     let sample = window.close();
     let spans = engine.take_profile();
     if phases.contains(&Phase::Prefill) {
-        emit(sample(Work::Prefill { prompt }, spans))?;
+        let cost = Some(prefill_cost(engine.model(), n_prompt));
+        emit(sample(Work::Prefill { prompt, cost }, spans))?;
     }
 
     if phases.contains(&Phase::Decode) {
@@ -267,6 +289,7 @@ fn read_weights(engine: &mut Engine, rates: &mut Vec<BytesPerS>) {
 
 fn write_reference(
     model: &ModelFile,
+    embedding: Option<&str>,
     seed: u64,
     reference: &Reference,
     kv: &str,
@@ -282,13 +305,18 @@ fn write_reference(
         batch: BATCH,
         profile: false,
     };
+    let embedding = embedding_type(embedding)?;
     let logits = model
         .open()
-        .and_then(|gguf| engine(&gguf, I2sLayout::X86_64, kernel, isa, options))
+        .and_then(|gguf| engine_with(&gguf, I2sLayout::X86_64, embedding, kernel, isa, options))
         .and_then(|mut engine| check::logits(&mut engine, seed))
         .map_err(skip)?;
     // Whatever cannot be computed is skipped: an error means that the run directory cannot be written.
     Ok(check::write(&reference.path, &logits)?)
+}
+
+fn embedding_type(name: Option<&str>) -> Result<Option<EmbeddingType>> {
+    name.map(EmbeddingType::by_name).transpose()
 }
 
 fn kv_type(name: &str) -> Result<KvType> {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Span;
 use crate::figure::Figure;
 use crate::journal::{Case, DomainEnergy, FailureKind, MemoryReading, Phase, Work};
-use crate::units::{Bytes, BytesPerS};
+use crate::units::{Bytes, BytesPerS, MacPerS};
 
 /// Where a worker finds a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,8 @@ pub enum Job {
     Reference {
         /// The model.
         model: ModelFile,
+        /// Type of its embedding and output projection, if not as in the file.
+        embedding: Option<String>,
         /// Seed of the tokens.
         seed: u64,
         /// What to write and where.
@@ -65,6 +67,15 @@ pub enum Job {
         /// Bytes that they read, together.
         buffer: Bytes,
         /// Passes over the buffer.
+        passes: u32,
+    },
+    /// Measures the machine's peak of multiply-accumulates.
+    Peak {
+        /// Instruction set.
+        isa: String,
+        /// Threads that multiply.
+        threads: u32,
+        /// Passes with each kind of arithmetic.
         passes: u32,
     },
 }
@@ -118,6 +129,13 @@ pub enum Event {
         buffer: Bytes,
         /// Rate of each pass.
         passes: Vec<BytesPerS>,
+    },
+    /// The peak of multiply-accumulates was measured; rates of each pass.
+    Peak {
+        /// With int8.
+        int8: Vec<MacPerS>,
+        /// With f32.
+        f32: Vec<MacPerS>,
     },
     /// The job cannot be done; nothing follows.
     Failed {

@@ -7,7 +7,7 @@ use bitjoule_kernels::Kernel;
 
 use crate::error::Result;
 use crate::gguf::{Gguf, I2sLayout, Value};
-use crate::model::{self, Geometry, Plan, SYNTH_SEED, WeightType};
+use crate::model::{self, EmbeddingType, Geometry, Plan, SYNTH_SEED, WeightType};
 use crate::units::Bytes;
 
 #[derive(Debug, clap::Subcommand)]
@@ -19,9 +19,12 @@ pub(super) enum Command {
         /// File to write
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
-        /// Type of the linear layers (the embedding is F16, or F32 with f32)
+        /// Type of the linear layers
         #[arg(long = "type", default_value = "i2_s", value_name = "TYPE")]
         ty: WeightType,
+        /// Type of embedding and output projection; by default f16 (F32 with --type f32)
+        #[arg(long, value_name = "TYPE")]
+        embedding: Option<EmbeddingType>,
         /// Seed of the weights
         #[arg(long, default_value_t = SYNTH_SEED)]
         seed: u64,
@@ -47,6 +50,9 @@ pub(super) enum Command {
         /// Type of the linear layers
         #[arg(long = "type", value_name = "TYPE")]
         ty: WeightType,
+        /// Type of embedding and output projection; by default as in the model
+        #[arg(long, value_name = "TYPE")]
+        embedding: Option<EmbeddingType>,
         /// Order of the weights in I2_S tensors of the model; it is written in the x86-64 order
         #[arg(long, default_value = "x86")]
         i2s_layout: super::Layout,
@@ -59,13 +65,13 @@ pub(super) enum Command {
 impl Command {
     pub(super) fn run(self) -> Result<u8> {
         match self {
-            Command::Synth { size, output, ty, seed, force } => {
-                model::synth(Geometry::by_name(&size)?, ty, seed, &output, force)?;
+            Command::Synth { size, output, ty, embedding, seed, force } => {
+                model::synth(Geometry::by_name(&size)?, ty, embedding, seed, &output, force)?;
                 report_file(&output);
             }
             Command::Inspect { model, i2s_layout } => inspect(&Gguf::open(&model)?, i2s_layout.into()),
-            Command::Convert { model, output, ty, i2s_layout, force } => {
-                model::convert(&Gguf::open(&model)?, i2s_layout.into(), ty, &output, force)?;
+            Command::Convert { model, output, ty, embedding, i2s_layout, force } => {
+                model::convert(&Gguf::open(&model)?, i2s_layout.into(), ty, embedding, &output, force)?;
                 report_file(&output);
             }
         }
@@ -106,7 +112,13 @@ fn inspect(gguf: &Gguf, layout: I2sLayout) {
     let _ = writeln!(out, "\nkernels (memory for the packed weights)");
     for kernel in Kernel::ALL {
         let _ = match Plan::new(gguf, kernel, layout) {
-            Ok(plan) => writeln!(out, "  {:<12} {}", kernel.name(), plan.weight_bytes()),
+            Ok(plan) => writeln!(
+                out,
+                "  {:<12} {:>9}, output projection in {}",
+                kernel.name(),
+                plan.weight_bytes().to_string(),
+                plan.head_name()
+            ),
             Err(e) => writeln!(out, "  {:<12} no: {e}", kernel.name()),
         };
     }

@@ -6,9 +6,9 @@
 //!
 //! A layer is five stages with a barrier behind each, and nothing between them: queries, keys and values;
 //! attention; its output; gate and up; down. What a product needs of the whole vector of one token, norm
-//! and quantization, every thread computes for itself: that takes a microsecond, and so does a barrier, but
-//! behind the barrier the others would wait. It is the same arithmetic in each, so the same bits. With a
-//! batch the tokens are shared out in a stage of their own instead.
+//! and quantization, every thread computes for itself: done by one it would need a barrier more, behind
+//! which the others would only wait. It is the same arithmetic in each, so the same bits. With a batch the
+//! tokens are shared out in a stage of their own instead.
 //!
 //! The residual stream is written in the stages of output and down only, which read other buffers; the
 //! borrows of each stage say so.
@@ -452,9 +452,7 @@ impl Preparation<'_> {
     }
 
     /// The inputs within a stage of a product: a batch's are made beforehand, those of a single token by
-    /// each thread for itself, in `own`. `matrices` with the panels that this thread is about to
-    /// multiply: their memory is asked for before the inputs are computed, which hides some of the wait
-    /// for it.
+    /// each thread for itself, in `own`.
     fn inputs<'l>(
         self,
         batch: &'l [TokenInput],
@@ -462,12 +460,10 @@ impl Preparation<'_> {
         own: &'l mut TokenInput,
         room: &mut [f32],
         laps: &mut Laps,
-        prefetch: impl FnOnce(),
     ) -> &'l [TokenInput] {
         if vectors.n > 1 {
             return batch;
         }
-        prefetch();
         self.fill(vectors, 0, room, own);
         laps.work(Operation::NormQuantize);
         std::slice::from_ref(own)
@@ -586,9 +582,7 @@ impl<'a> Pass<'a> {
                 (matrix, start.saturating_sub(own.start)..end.saturating_sub(own.start))
             });
             let parts = || parts.iter().filter(|(_, panels)| !panels.is_empty());
-            let inputs = preparation.inputs(batch, vectors, input, a, laps, || {
-                parts().take(1).for_each(|(matrix, panels)| matrix.prefetch(panels.clone()));
-            });
+            let inputs = preparation.inputs(batch, vectors, input, a, laps);
             for (matrix, panels) in parts() {
                 let (now, later) = out.split_at_mut(panels.len() * unit);
                 out = later;
@@ -691,8 +685,7 @@ impl<'a> Pass<'a> {
         let cache = if n == 1 { cache } else { &mut [] };
         self.team.split_two((x, unit), (cache, head_len), self.locals, |panels, x, heads, cache, local| {
             let Local { scratch, input, a, laps, heads: room, .. } = local;
-            let inputs =
-                preparation.inputs(batch, vectors, input, a, laps, || matrix.prefetch(panels.clone()));
+            let inputs = preparation.inputs(batch, vectors, input, a, laps);
             for (head, cache) in heads.zip(cache.chunks_exact_mut(head_len)) {
                 put.head(qkv, head, cache, &mut room[0]);
             }
@@ -713,7 +706,7 @@ impl<'a> Pass<'a> {
         let (batch, vectors) = (&inputs[..n], panels(x, n));
         self.team.split(&mut ffn[..up.panels() * unit], unit, self.locals, |panels, out, local| {
             let Local { scratch, input, a, laps, .. } = local;
-            let inputs = preparation.inputs(batch, vectors, input, a, laps, || gate.prefetch(panels.clone()));
+            let inputs = preparation.inputs(batch, vectors, input, a, laps);
             for (panels, out) in groups(panels, unit, a.len()).zip(out.chunks_mut(group_len(unit, a.len()))) {
                 let gated = &mut a[..out.len()];
                 gate.mul(panels.clone(), inputs, scratch, gated);
@@ -735,8 +728,7 @@ impl<'a> Pass<'a> {
         let (batch, vectors) = (&inputs[..n], panels(ffn, n));
         self.team.split(&mut x[..matrix.panels() * unit], unit, self.locals, |panels, x, local| {
             let Local { scratch, input, a, laps, .. } = local;
-            let inputs =
-                preparation.inputs(batch, vectors, input, a, laps, || matrix.prefetch(panels.clone()));
+            let inputs = preparation.inputs(batch, vectors, input, a, laps);
             add_product(matrix, panels, unit, inputs, scratch, a, x);
             laps.work(Operation::Down);
         });
@@ -759,7 +751,7 @@ impl<'a> Pass<'a> {
         let (batch, vectors) = (&inputs[wanted], panels(x, n));
         self.team.split(&mut logits[..head.panels() * unit], unit, self.locals, |panels, out, local| {
             let Local { scratch, input, a, laps, .. } = local;
-            let inputs = preparation.inputs(batch, vectors, input, a, laps, || head.prefetch(panels.clone()));
+            let inputs = preparation.inputs(batch, vectors, input, a, laps);
             head.mul(panels, inputs, scratch, out);
             laps.work(Operation::Head);
         });

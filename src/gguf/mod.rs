@@ -5,12 +5,14 @@
 //! becomes one message that names the file, the place, the fault and the way out.
 
 mod dequant;
+mod quantize;
 mod read;
 mod tensor;
 mod value;
 mod write;
 
 pub use dequant::{I2sLayout, dequantize_rows, i2s_scale, i2s_trits};
+pub use quantize::quantize;
 pub use read::Gguf;
 pub use tensor::{TensorInfo, TensorType, type_name};
 pub use value::{Array, Value};

@@ -1,7 +1,7 @@
 //! The journal: what a run measured, as JSON Lines, append-only; every table derives from it alone.
 //!
 //! The first line is [`Record::Run`], which says everything that was planned; each further line is
-//! one finished sample, check, bandwidth reading or failure. A line is written whole and synced
+//! one finished sample, check, reading of a probe or failure. A line is written whole and synced
 //! before the next measurement starts, so a kill costs at most the measurement under way.
 
 pub mod file;
@@ -10,11 +10,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Span;
 use crate::figure::Figure;
-use crate::units::{Bytes, BytesPerS, Joules};
+use crate::units::{Bytes, BytesPerS, Joules, MacPerS};
 
-/// Version of the records below; a reader refuses a journal of a newer one. Fields that may be absent can
-/// be added without a new version: old journals lack them, old readers skip them.
-pub const SCHEMA: u32 = 1;
+/// Version of the records below; a reader refuses a journal of a newer one.
+///
+/// Fields that may be absent can be added without a new version: old journals lack them, old readers skip
+/// them.
+///
+/// 2: [`Record::Peak`], [`PrefillCost`], [`Case::embedding`]. A run is gone on with in the schema it was started in.
+pub const SCHEMA: u32 = 2;
+
+/// The first schema with [`Record::Peak`].
+pub const PEAK_SCHEMA: u32 = 2;
 
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +35,9 @@ pub enum Record {
     Sample(Sample),
     /// The machine's read bandwidth, once for each thread count and round.
     Bandwidth(BandwidthSample),
+    /// The machine's peak of multiply-accumulates, once for each instruction set, thread count and
+    /// round.
+    Peak(PeakSample),
     /// A timed kernel's logits against the reference's.
     Check(Check),
     /// A visit that did not end well.
@@ -94,6 +104,10 @@ pub struct Case {
     pub n_gen: u32,
     /// Element type of the KV cache: `f16` or `f32`.
     pub kv: String,
+    /// Type of embedding and output projection, where the suite names one: `f16`, `q8_0`, `q6_k`. Without
+    /// it they are as in the file, in a synthetic model f16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<String>,
 }
 
 /// Phase of a visit.
@@ -182,6 +196,9 @@ pub enum Work {
     Prefill {
         /// The prompt.
         prompt: Vec<u32>,
+        /// What it cannot do without; schema 1 does not have it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cost: Option<PrefillCost>,
     },
     /// Tokens 2 to n were generated.
     Decode {
@@ -198,6 +215,17 @@ pub enum Work {
     },
 }
 
+/// What processing a prompt cannot do without, whoever does it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrefillCost {
+    /// Multiply-accumulates of int8.
+    pub int8_macs: u64,
+    /// Multiply-accumulates of f32.
+    pub f32_macs: u64,
+    /// Weights in the kernel's format, each read once.
+    pub read_bytes: Bytes,
+}
+
 /// Read bandwidth of the machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BandwidthSample {
@@ -209,6 +237,21 @@ pub struct BandwidthSample {
     pub buffer: Bytes,
     /// Rate of each pass over the buffer.
     pub passes: Vec<BytesPerS>,
+}
+
+/// Peak of multiply-accumulates of the machine, all threads together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeakSample {
+    /// Round, from 1.
+    pub round: u32,
+    /// Instruction set.
+    pub isa: String,
+    /// Threads multiplying.
+    pub threads: u32,
+    /// Rate of each pass with int8.
+    pub int8: Vec<MacPerS>,
+    /// Rate of each pass with f32.
+    pub f32: Vec<MacPerS>,
 }
 
 /// A timed kernel's logits against the reference's, on the same tokens.
@@ -233,7 +276,7 @@ pub struct Check {
 /// A visit that did not end well.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
-    /// [`Case::id`], or the name of a bandwidth probe (`bandwidth/t2`), or of reference logits that
+    /// [`Case::id`], or the name of a probe (`bandwidth/t2`, `peak/avx2/t2`), or of reference logits that
     /// could not be made (`reference/125M/fp32-naive/scalar`).
     pub case: String,
     /// Round, from 1.

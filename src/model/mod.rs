@@ -2,6 +2,7 @@
 
 mod config;
 mod convert;
+mod embedding;
 mod encode;
 mod geometry;
 mod names;
@@ -12,6 +13,7 @@ mod weights;
 
 pub use config::{Activation, Architecture, Config, RopePairs};
 pub use convert::convert;
+pub use embedding::EmbeddingType;
 pub use encode::WeightType;
 pub use geometry::Geometry;
 pub use packing::Plan;

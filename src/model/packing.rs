@@ -10,11 +10,12 @@ use bitjoule_kernels::{ArenaWriter, Format, Isa, Kernel, Matrix, PackedMatrix};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, I2sLayout, TensorInfo, TensorType, i2s_scale, i2s_trits};
+use crate::gguf::{Gguf, I2sLayout, TensorInfo, TensorType, dequantize_rows, i2s_scale, i2s_trits, quantize};
 use crate::units::Bytes;
 
+use super::embedding::block_format;
 use super::names::{self, Expected, Role};
-use super::{Config, Layer, Model};
+use super::{Config, EmbeddingType, Layer, Model};
 
 /// Rows that are converted at a time when a whole tensor is scanned.
 const SCAN_ROWS: usize = 64;
@@ -43,6 +44,8 @@ pub(super) struct Source<'a> {
     gguf: &'a Gguf,
     info: &'a TensorInfo,
     layout: I2sLayout,
+    /// Type whose values it takes instead of its own.
+    stored_as: Option<EmbeddingType>,
 }
 
 impl<'a> Plan<'a> {
@@ -51,6 +54,20 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// If a tensor is missing, superfluous or of the wrong shape, or its type cannot be held.
     pub fn new(gguf: &'a Gguf, kernel: Kernel, layout: I2sLayout) -> Result<Self> {
+        Plan::with_embedding(gguf, kernel, layout, None)
+    }
+
+    /// As [`Plan::new`], with embedding and output projection stored as `embedding` instead of as in the
+    /// file. Every kernel then computes with the same values, those of that type.
+    ///
+    /// # Errors
+    /// As [`Plan::new`], or if their rows are no whole number of blocks of the type.
+    pub fn with_embedding(
+        gguf: &'a Gguf,
+        kernel: Kernel,
+        layout: I2sLayout,
+        embedding: Option<EmbeddingType>,
+    ) -> Result<Self> {
         let config = Config::from_gguf(gguf)?;
         let expected = names::expected(&config);
         let file = gguf.path_label();
@@ -65,7 +82,10 @@ impl<'a> Plan<'a> {
         let mut tensors = Vec::with_capacity(expected.len());
         for expected in expected {
             let name = &expected.name;
-            let source = Source::new(gguf, name, layout)?;
+            let mut source = Source::new(gguf, name, layout)?;
+            if expected.role == Role::Head {
+                source = source.stored_as(embedding);
+            }
             let info = source.info;
             if (info.cols(), info.rows()) != (expected.cols as u64, expected.rows as u64) {
                 return Err(Error::input(format!(
@@ -78,7 +98,12 @@ impl<'a> Plan<'a> {
             }
             let format = match expected.role {
                 Role::Norm => None,
-                Role::Head => Some(source.head_format(kernel)?),
+                Role::Head => {
+                    if let Some(embedding) = embedding {
+                        embedding.check_cols(expected.cols).map_err(|e| source.error(e))?;
+                    }
+                    Some(source.head_format(kernel)?)
+                }
                 Role::Linear => Some(kernel.format()),
             };
             if format.is_some_and(Format::is_ternary) && expected.cols > MAX_TERNARY_COLS {
@@ -100,6 +125,18 @@ impl<'a> Plan<'a> {
     /// How I2_S tensors are read.
     pub fn layout(&self) -> I2sLayout {
         self.layout
+    }
+
+    /// What the output projection will be stored and multiplied as: `f16`, `q6_k`.
+    pub fn head_name(&self) -> &'static str {
+        // Tied, it is the embedding; else it is the last tensor. Both are heads.
+        let head = self.tensors.iter().rev().find(|t| t.expected.role == Role::Head);
+        match head.and_then(|t| t.format) {
+            Some(Format::Q8_0) => "q8_0",
+            Some(Format::Q6K) => "q6_k",
+            Some(Format::F16Panels) => "f16",
+            _ => "f32",
+        }
     }
 
     /// Memory that the packed weights will occupy.
@@ -170,7 +207,17 @@ impl<'a> Source<'a> {
             let file = gguf.path_label();
             Error::input(format!("{file}: there is no tensor '{name}'; the model is incomplete"))
         })?;
-        Ok(Source { gguf, info, layout })
+        Ok(Source { gguf, info, layout, stored_as: None })
+    }
+
+    /// The tensor with the values that the type `embedding` gives it; its own if none is given.
+    pub(super) fn stored_as(self, embedding: Option<EmbeddingType>) -> Self {
+        Source { stored_as: embedding, ..self }
+    }
+
+    /// The type whose values the tensor has.
+    fn ty(&self) -> TensorType {
+        self.stored_as.map_or(self.info.ty, EmbeddingType::tensor_type)
     }
 
     /// The tensor's entry in the file.
@@ -178,13 +225,15 @@ impl<'a> Source<'a> {
         self.info
     }
 
-    /// Format of an embedding or output projection. They are not ternary: the ternary kernels use the
-    /// f16 kernel for them where f16 holds every value exactly, and the same kernel on f32 where not.
+    /// Format of an embedding or output projection. They are not ternary: every kernel but the naive one
+    /// multiplies them in blocks where they are stored in blocks, else as f16; the ternary ones as f32
+    /// where f16 does not hold every value exactly.
     fn head_format(self, kernel: Kernel) -> Result<Format> {
-        Ok(match kernel {
-            Kernel::Fp32Naive => Format::Fp32Rows,
-            Kernel::F16 => Format::F16Panels,
-            _ if self.info.ty == TensorType::F16 || self.is_exact_in_f16()? => Format::F16Panels,
+        Ok(match (kernel, block_format(self.ty())) {
+            (Kernel::Fp32Naive, _) => Format::Fp32Rows,
+            (_, Some(blocks)) => blocks,
+            (Kernel::F16, None) => Format::F16Panels,
+            _ if self.ty() == TensorType::F16 || self.is_exact_in_f16()? => Format::F16Panels,
             _ => Format::F32Panels,
         })
     }
@@ -207,6 +256,47 @@ impl<'a> Source<'a> {
 
     /// Rows of the tensor as f32; an error if one is not finite.
     pub(super) fn rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        if self.ty() == self.info.ty {
+            return self.own_rows(rows, out);
+        }
+        if block_format(self.ty()).is_some() {
+            let (n, mut blocks) = (rows.len(), Vec::new());
+            self.block_rows(rows, &mut blocks)?;
+            return dequantize_rows(self.ty(), &blocks, self.shape().1, 0..n, self.layout, out)
+                .map_err(|e| self.error(e));
+        }
+        self.own_rows(rows, out)?;
+        out.iter_mut().for_each(|w| *w = half::f16::from_f32(*w).to_f32());
+        match out.iter().all(|w| w.is_finite()) {
+            true => Ok(()),
+            false => Err(self.error("a weight is beyond what f16 holds; leave the embedding as it is")),
+        }
+    }
+
+    /// Rows as blocks of the type whose values the tensor has, appended to `out`: the file's own where it
+    /// has that type.
+    pub(super) fn block_rows(&self, rows: Range<usize>, out: &mut Vec<u8>) -> Result<()> {
+        let cols = self.shape().1;
+        if self.ty() != self.info.ty {
+            let mut values = vec![0.0; rows.len() * cols];
+            self.own_rows(rows, &mut values)?;
+            return quantize(self.ty(), &values, out).map_err(|e| self.error(e));
+        }
+        let row = self.ty().byte_len(cols as u64, 1)? as usize;
+        let bytes = self.gguf.data(self.info).get(row * rows.start..row * rows.end);
+        let bytes = bytes.ok_or_else(|| self.error("the file is cut short; get it again"))?;
+        // Where the scale is in a block.
+        let (block, scale) = if self.ty() == TensorType::Q8_0 { (34, 0) } else { (210, 208) };
+        let finite = |b: &[u8]| half::f16::from_le_bytes([b[scale], b[scale + 1]]).is_finite();
+        if !bytes.chunks_exact(block).all(finite) {
+            return Err(self.error("the scale of a block is not finite; the file is damaged, get it again"));
+        }
+        out.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// [`Self::rows`] with the values of the file.
+    fn own_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let first = rows.start;
         self.gguf.dequantize(self.info, rows, self.layout, out)?;
         match out.iter().position(|w| !w.is_finite()) {
@@ -247,6 +337,14 @@ impl<'a> Source<'a> {
                 let scale = self.ternary_scale()?;
                 PackedMatrix::pack_ternary(arena, ternary, isa, self.shape(), scale, |rows, out| {
                     self.ternary_rows(rows, scale, out)
+                })
+            }
+            (Format::Q8_0 | Format::Q6K, _) => {
+                PackedMatrix::pack_blocks(arena, format, isa, self.shape(), |rows, out| {
+                    let mut blocks = Vec::with_capacity(out.len());
+                    self.block_rows(rows, &mut blocks)?;
+                    out.copy_from_slice(&blocks);
+                    Ok(())
                 })
             }
             // The trits as floats, so that f16 holds them exactly; the f32 scale is applied to the sums.

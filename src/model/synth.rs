@@ -9,10 +9,10 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::gguf::{Array, TensorInfo, TensorType, Value, Writer};
+use crate::gguf::{Array, TensorInfo, TensorType, Value, Writer, quantize};
 
 use super::names::{self, Expected, Role};
-use super::{Config, Geometry, WeightType};
+use super::{Config, EmbeddingType, Geometry, WeightType};
 
 /// The seed of models that suites synthesise.
 pub const SYNTH_SEED: u64 = 1;
@@ -26,19 +26,36 @@ const TASK_WEIGHTS: usize = 1 << 16;
 /// Tasks encoded before their bytes are written: bounds the memory to tens of megabytes.
 const TASKS_IN_FLIGHT: usize = 64;
 
-/// Writes a synthetic model of `geometry` to `path`, its linear layers as `ty`, its embedding as F16
-/// (F32 if `ty` is). An existing file is replaced only if `overwrite`.
+/// Writes a synthetic model of `geometry` to `path`, its linear layers as `ty`, its embedding (and output
+/// projection) as `embedding`: F16 if none is given, F32 if `ty` is. An existing file is replaced only if `overwrite`.
 ///
 /// # Errors
-/// If the file exists or cannot be written.
-pub fn synth(geometry: &Geometry, ty: WeightType, seed: u64, path: &Path, overwrite: bool) -> Result<()> {
+/// If the file exists or cannot be written, or the geometry's rows are no whole number of blocks of
+/// `embedding`.
+pub fn synth(
+    geometry: &Geometry,
+    ty: WeightType,
+    embedding: Option<EmbeddingType>,
+    seed: u64,
+    path: &Path,
+    overwrite: bool,
+) -> Result<()> {
     let config = config_of(geometry)?;
     let expected = names::expected(&config);
-    let head = if ty == WeightType::F32 { WeightType::F32 } else { WeightType::F16 };
+    let head = match embedding {
+        Some(embedding) => {
+            embedding
+                .check_cols(config.hidden)
+                .map_err(|e| e.at(format_args!("embedding of {}", geometry.model)))?;
+            embedding.tensor_type()
+        }
+        None if ty == WeightType::F32 => TensorType::F32,
+        None => TensorType::F16,
+    };
     let tensors = expected.iter().map(|e| {
         let ty = match e.role {
             Role::Norm => TensorType::F32,
-            Role::Head => head.tensor_type(),
+            Role::Head => head,
             Role::Linear => ty.tensor_type(),
         };
         let shape =
@@ -66,7 +83,12 @@ pub fn synth(geometry: &Geometry, ty: WeightType, seed: u64, path: &Path, overwr
                             ty.encode_trits(&trits, scale, &mut out)?;
                         }
                         Role::Head => {
-                            (0..len).try_for_each(|_| head.encode_float(rng.uniform(0.05), &mut out))?
+                            let values: Vec<f32> = (0..len).map(|_| rng.uniform(0.05)).collect();
+                            match head {
+                                TensorType::F32 => encode(WeightType::F32, &values, &mut out)?,
+                                TensorType::F16 => encode(WeightType::F16, &values, &mut out)?,
+                                blocks => quantize(blocks, &values, &mut out)?,
+                            }
                         }
                         Role::Norm => (0..len).try_for_each(|_| {
                             WeightType::F32.encode_float(1.0 + rng.uniform(0.25), &mut out)
@@ -85,6 +107,10 @@ pub fn synth(geometry: &Geometry, ty: WeightType, seed: u64, path: &Path, overwr
         }
     }
     writer.finish()
+}
+
+fn encode(ty: WeightType, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
+    values.iter().try_for_each(|&w| ty.encode_float(w, out))
 }
 
 /// A scale that keeps the size of activations: two thirds of the trits are not zero. Rounded to f16,

@@ -5,17 +5,14 @@
 //! and several streams a thread gave no more than the spread of repeated measurements. The dev profile
 //! is fast enough for tests; figures worth reporting need an optimised build.
 
-use std::hint::{black_box, spin_loop};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::hint::black_box;
 
 use memmap2::MmapMut;
 
+use super::team;
 use crate::units::{Bytes, BytesPerS};
 use crate::{Error, Result};
 
-const MAX_THREADS: u32 = 1024;
-const MAX_PASSES: u32 = 10_000;
 const PAGE: u64 = 4096;
 
 /// What [`measure`] found.
@@ -37,11 +34,7 @@ pub struct Bandwidth {
 /// [`Error::Input`] if `threads` or `passes` is 0 or absurd or the buffer has less than a page for
 /// each thread; [`Error::Environment`] if memory or threads are refused.
 pub fn measure(threads: u32, buffer: Bytes, passes: u32) -> Result<Bandwidth> {
-    if !(1..=MAX_THREADS).contains(&threads) || !(1..=MAX_PASSES).contains(&passes) {
-        return Err(Error::input(format!(
-            "bandwidth: {threads} threads and {passes} passes; 1 to {MAX_THREADS} and 1 to {MAX_PASSES} are possible"
-        )));
-    }
+    team::check("bandwidth", threads, passes)?;
     let part = buffer.0 / u64::from(threads) / PAGE * PAGE;
     if part == 0 {
         return Err(Error::input(format!(
@@ -66,54 +59,17 @@ pub fn measure(threads: u32, buffer: Bytes, passes: u32) -> Result<Bandwidth> {
         .collect::<std::io::Result<_>>()
         .map_err(refused)?;
 
-    let cores = allowed_cores();
-    let start_line =
-        StartLine { threads: threads as usize, arrived: AtomicUsize::new(0), off: AtomicBool::new(false) };
-    let windows: Vec<Vec<(Instant, Instant)>> = std::thread::scope(|scope| {
-        let mut team = Vec::with_capacity(parts.len());
-        for (index, mut part) in parts.into_iter().enumerate() {
-            let core = if cores.len() >= threads as usize { cores.get(index).copied() } else { None };
-            let start_line = &start_line;
-            let spawned = std::thread::Builder::new().spawn_scoped(scope, move || {
-                if let Some(core) = core {
-                    pin(core);
-                }
-                fill(&mut part, index as u64);
-                let mut windows = Vec::with_capacity(passes as usize);
-                for pass in 0..passes as usize {
-                    if !start_line.wait(pass) {
-                        break;
-                    }
-                    let start = Instant::now();
-                    black_box(read(black_box(&part)));
-                    windows.push((start, Instant::now()));
-                }
-                windows
-            });
-            match spawned {
-                Ok(thread) => team.push(thread),
-                Err(e) => {
-                    // Those already running wait for one that never comes.
-                    start_line.off.store(true, Ordering::Release);
-                    return Err(refused(e));
-                }
-            }
-        }
-        team.into_iter()
-            .map(|thread| thread.join().map_err(|_| Error::environment("bandwidth: a thread panicked")))
-            .collect()
-    })?;
-
+    let windows = team::passes(
+        "bandwidth",
+        parts,
+        passes,
+        |index, part| fill(part, index as u64),
+        |part| {
+            black_box(read(black_box(part)));
+        },
+    )?;
     let bytes = part * u64::from(threads);
-    let passes = (0..passes as usize)
-        .filter_map(|pass| {
-            let start = windows.iter().filter_map(|w| w.get(pass)).map(|w| w.0).min()?;
-            let end = windows.iter().filter_map(|w| w.get(pass)).map(|w| w.1).max()?;
-            // A page takes longer than the clock's nanosecond; the bound keeps the rate finite anyway.
-            let seconds = end.duration_since(start).as_secs_f64().max(1e-9);
-            Some(BytesPerS(bytes as f64 / seconds))
-        })
-        .collect();
+    let passes = windows.iter().map(|window| BytesPerS(bytes as f64 / window.as_secs_f64())).collect();
     Ok(Bandwidth { buffer: Bytes(bytes), passes })
 }
 
@@ -124,38 +80,6 @@ pub fn default_buffer(llc: Option<Bytes>, available: Option<Bytes>) -> Bytes {
     let cache = llc.map_or(0, |llc| llc.0.saturating_mul(8));
     let most = available.map_or(u64::MAX, |available| available.0 / 4);
     Bytes(cache.max(512_000_000).min(most))
-}
-
-/// Where threads wait for each other before each pass. It spins, because a wake-up by the kernel takes
-/// longer than the differences that matter.
-struct StartLine {
-    threads: usize,
-    /// Arrivals over all passes.
-    arrived: AtomicUsize,
-    /// Set when not all threads will come.
-    off: AtomicBool,
-}
-
-impl StartLine {
-    /// Waits until every thread has arrived for `pass`; false if the measurement is off.
-    fn wait(&self, pass: usize) -> bool {
-        /// After so many turns the missing thread probably waits for this one's core.
-        const TURNS: u32 = 10_000;
-        self.arrived.fetch_add(1, Ordering::AcqRel);
-        let mut turns = 0;
-        while self.arrived.load(Ordering::Acquire) < (pass + 1) * self.threads {
-            if self.off.load(Ordering::Acquire) {
-                return false;
-            }
-            turns += 1;
-            if turns < TURNS {
-                spin_loop();
-            } else {
-                std::thread::yield_now();
-            }
-        }
-        true
-    }
 }
 
 /// Writes every page with numbers that are nowhere equal: a page that was never written is the
@@ -182,33 +106,6 @@ fn read(part: &[u8]) -> u64 {
     }
     sums.iter().fold(0, |all, sum| all ^ sum)
 }
-
-/// The cores that this process may run on; none where that cannot be told.
-#[cfg(target_os = "linux")]
-fn allowed_cores() -> Vec<usize> {
-    use rustix::thread::{CpuSet, sched_getaffinity};
-    match sched_getaffinity(None) {
-        Ok(set) => (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect(),
-        Err(_) => Vec::new(),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn allowed_cores() -> Vec<usize> {
-    Vec::new()
-}
-
-/// Keeps the calling thread on `core`, if the system lets it.
-#[cfg(target_os = "linux")]
-fn pin(core: usize) {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(core);
-    // Refused in some sandboxes; the threads then run where the scheduler puts them.
-    let _ = rustix::thread::sched_setaffinity(None, &set);
-}
-
-#[cfg(not(target_os = "linux"))]
-fn pin(_core: usize) {}
 
 #[cfg(test)]
 mod tests {

@@ -1,13 +1,15 @@
-//! The instruments: time, memory, energy, bandwidth, and the state of the host.
+//! The instruments: time, memory, energy, bandwidth, arithmetic, and the state of the host.
 //!
 //! An instrument that is missing or in doubt yields [`Figure::Unavailable`](crate::figure::Figure)
 //! with the reason, never a guess.
 
 pub mod bandwidth;
 pub mod clock;
+pub mod compute;
 pub mod energy;
 pub mod host;
 pub mod memory;
+mod team;
 
 use std::path::Path;
 

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use crate::engine::Span;
 use crate::error::{Error, Result};
 use crate::figure::Figure;
-use crate::journal::{Case, MemoryReading, Record, Sample, Work};
+use crate::journal::{Case, MemoryReading, PrefillCost, Record, Sample, Work};
 use crate::report::text::{ratio, round_significant};
 use crate::stats::{
     self, BASELINES, Bandwidths, Latency, Row, Speedup, Spread, Summary, highest, ms, ms_per_token,
@@ -105,6 +105,13 @@ const SUMMARY: &[Column<Row>] = &[
     ("check_argmax_agreeing", |r| integer(r.check.as_ref().map(|c| c.argmax_agreeing))),
     ("notes", |r| r.notes.join("; ")),
     ("case", |r| r.case.id.clone()),
+    ("prefill_roofline_percent", |r| number(r.prefill_roofline_percent.value().copied())),
+    ("prefill_roofline_tok_s", |r| number(r.prefill_roofline_tok_s)),
+    ("prefill_roofline_provenance", |r| r.prefill_roofline_percent.provenance()),
+    ("peak_int8_mac_per_s", |r| number(r.peak_int8_mac_per_s)),
+    ("peak_f32_mac_per_s", |r| number(r.peak_f32_mac_per_s)),
+    ("prefill_mac_per_token", |r| number(r.prefill_mac_per_token)),
+    ("embedding", |r| r.case.embedding.clone().unwrap_or_default()),
 ];
 
 /// `summary.csv`: a row a case.
@@ -156,7 +163,7 @@ impl SampleRow<'_> {
     fn tokens(&self) -> Option<&[u32]> {
         match &self.sample.work {
             Work::Load { .. } => None,
-            Work::Prefill { prompt } => Some(prompt),
+            Work::Prefill { prompt, .. } => Some(prompt),
             Work::Decode { tokens, .. } => Some(tokens),
         }
     }
@@ -165,7 +172,7 @@ impl SampleRow<'_> {
     fn work_tokens(&self) -> Option<usize> {
         match &self.sample.work {
             Work::Load { .. } => None,
-            Work::Prefill { prompt } => Some(prompt.len()),
+            Work::Prefill { prompt, .. } => Some(prompt.len()),
             Work::Decode { latencies_ns, .. } => Some(latencies_ns.len()),
         }
     }
@@ -181,6 +188,13 @@ impl SampleRow<'_> {
         match self.sample.work {
             Work::Load { file_bytes, weight_bytes } => Some((file_bytes, weight_bytes)),
             Work::Prefill { .. } | Work::Decode { .. } => None,
+        }
+    }
+
+    fn cost(&self) -> Option<&PrefillCost> {
+        match &self.sample.work {
+            Work::Prefill { cost, .. } => cost.as_ref(),
+            Work::Load { .. } | Work::Decode { .. } => None,
         }
     }
 
@@ -242,6 +256,9 @@ fn sample_columns<'a>() -> Vec<Column<SampleRow<'a>>> {
             let tokens: Vec<String> = s.tokens().unwrap_or_default().iter().map(u32::to_string).collect();
             tokens.join(" ")
         }),
+        ("int8_macs", |s| integer(s.cost().map(|c| c.int8_macs))),
+        ("f32_macs", |s| integer(s.cost().map(|c| c.f32_macs))),
+        ("prefill_read_bytes", |s| integer(s.cost().map(|c| c.read_bytes.0))),
     ]
 }
 
@@ -259,7 +276,7 @@ pub(super) fn samples_csv(records: &[Record]) -> Result<Vec<u8>> {
                 Work::Decode { latencies_ns, bytes_per_token, stream, .. } => {
                     let bound = roofline_tok_s(stream, *bytes_per_token);
                     let rate = per_second(latencies_ns.len(), sample.wall_ns);
-                    (bandwidths.of(sample.round, case.threads), percent_of(rate, &bound))
+                    (bandwidths.of(sample.round, case.threads), percent_of("decode", rate, &bound))
                 }
                 Work::Load { .. } | Work::Prefill { .. } => {
                     (None, Figure::unavailable("only decode has a roofline"))

@@ -123,6 +123,9 @@ pub fn terminal_summary(summary: &Summary, width: usize) -> String {
             r.decode_roofline_percent.value().map_or_else(String::new, |p| format!("{p:.0} %"))
         }),
         column("prefill tok/s", true, 2, rows, |r| r.prefill_tok_s.map_or_else(String::new, short)),
+        column("prefill roof", true, 4, rows, |r| {
+            r.prefill_roofline_percent.value().map_or_else(String::new, |p| format!("{p:.0} %"))
+        }),
         column("p50 ms", true, 7, rows, |r| {
             r.latency.map_or_else(String::new, |l| round_significant(l.p50_ms, 3))
         }),

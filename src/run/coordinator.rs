@@ -15,7 +15,8 @@ use crate::engine::allowed_cpus;
 use crate::error::{Error, Result};
 use crate::journal::file::{self, Journal};
 use crate::journal::{
-    BandwidthSample, Case, Check, Failure, FailureKind, Phase, Record, RunHeader, SCHEMA, Sample, Session,
+    BandwidthSample, Case, Check, Failure, FailureKind, PeakSample, Phase, Record, RunHeader, SCHEMA, Sample,
+    Session,
 };
 use crate::probe::clock::unix_ms;
 use crate::probe::host::{Build, Host};
@@ -28,6 +29,9 @@ use super::worker::{self, Ended};
 
 /// Passes over the buffer of a bandwidth reading.
 const BANDWIDTH_PASSES: u32 = 8;
+
+/// Passes of a reading of the compute peak, with each kind of arithmetic.
+const PEAK_PASSES: u32 = 8;
 
 /// Directory of reference logits within the run directory, while the run is under way.
 const REFERENCE_DIR: &str = ".reference";
@@ -64,7 +68,13 @@ pub struct Outcome {
 pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
     for path in &options.models {
         let path = std::path::absolute(path).map_err(|e| Error::io("find", path, &e))?;
-        suite.models.push(Model { source: ModelSource::File(path), name: None, kernels: None });
+        suite.models.push(Model {
+            source: ModelSource::File(path),
+            name: None,
+            kernels: None,
+            isas: None,
+            embedding: None,
+        });
     }
     // Through the parser once more: it knows all rules, also those that an added model can break.
     let suite_toml = suite.to_toml()?;
@@ -228,7 +238,9 @@ struct Run {
     sampled: HashSet<(String, u32, Phase)>,
     /// Bandwidth readings that it has, by round and threads.
     bandwidths: HashSet<(u32, u32)>,
-    /// Cases and bandwidth probes that failed in a round, by name; `None` for good.
+    /// Compute peaks that it has, by round, instruction set and threads.
+    peaks: HashSet<(u32, String, u32)>,
+    /// Cases and probes that failed in a round, by name; `None` for good.
     failed: HashSet<(String, Option<u32>)>,
     checked: HashSet<String>,
     next_visit: u32,
@@ -254,6 +266,7 @@ impl Run {
             records: Vec::new(),
             sampled: HashSet::new(),
             bandwidths: HashSet::new(),
+            peaks: HashSet::new(),
             failed: HashSet::new(),
             checked: HashSet::new(),
             next_visit: 1,
@@ -272,6 +285,9 @@ impl Run {
             }
             Record::Bandwidth(b) => {
                 self.bandwidths.insert((b.round, b.threads));
+            }
+            Record::Peak(p) => {
+                self.peaks.insert((p.round, p.isa.clone(), p.threads));
             }
             Record::Check(c) => {
                 self.checked.insert(c.case.clone());
@@ -356,7 +372,7 @@ impl Run {
     /// What is still to be done, round by round.
     fn rounds(&self) -> Vec<(u32, Vec<Task>)> {
         let tasks = |round| {
-            let mut tasks = plan::order(&self.header.cases, self.header.seed, round);
+            let mut tasks = plan::order(self.header.schema, &self.header.cases, self.header.seed, round);
             tasks.retain(|task| !self.settled(round, task));
             (round, tasks)
         };
@@ -372,6 +388,7 @@ impl Run {
         }
         match task {
             Task::Bandwidth(threads) => self.bandwidths.contains(&(round, *threads)),
+            Task::Peak { isa, threads } => self.peaks.contains(&(round, isa.clone(), *threads)),
             Task::Case(i) => {
                 let case = &self.header.cases[*i];
                 self.missing(case, round).is_empty()
@@ -396,6 +413,7 @@ impl Run {
         match task {
             Task::Case(i) => self.header.cases[*i].id.clone(),
             Task::Bandwidth(threads) => format!("bandwidth/t{threads}"),
+            Task::Peak { isa, threads } => format!("peak/{isa}/t{threads}"),
         }
     }
 
@@ -414,6 +432,16 @@ impl Run {
                         buffer,
                         passes,
                     })),
+                    other => Err(unexpected(&other)),
+                })
+            }
+            Task::Peak { isa, threads } => {
+                let job = Job::Peak { isa: isa.clone(), threads: *threads, passes: PEAK_PASSES };
+                worker::run(&job, timeout, stop, |event| match event {
+                    Event::Peak { int8, f32 } => {
+                        let (isa, threads) = (isa.clone(), *threads);
+                        self.append(Record::Peak(PeakSample { round, isa, threads, int8, f32 }))
+                    }
                     other => Err(unexpected(&other)),
                 })
             }
@@ -460,6 +488,7 @@ impl Run {
         std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
         let job = Job::Reference {
             model: self.model(case)?.file,
+            embedding: case.embedding.clone(),
             seed: self.header.seed,
             reference,
             kv: case.kv.clone(),

@@ -9,6 +9,8 @@ use super::plan::{PlannedModel, Task};
 
 /// Seconds that a bandwidth reading takes, before one was seen.
 const BANDWIDTH_S: f64 = 1.0;
+/// The same of a reading of the compute peak: twice eight passes of 20 ms and their calibration.
+const PEAK_S: f64 = 0.5;
 
 /// Durations seen so far, and a rough model for what was not seen yet.
 #[derive(Debug)]
@@ -17,6 +19,7 @@ pub(super) struct Estimate {
     modelled: Vec<f64>,
     seen: HashMap<usize, f64>,
     bandwidth_s: f64,
+    peak_s: f64,
 }
 
 impl Estimate {
@@ -26,7 +29,12 @@ impl Estimate {
             let model = models.iter().find(|m| m.label == case.model);
             model.map_or(1.0, |m| modelled_s(case, m))
         });
-        Estimate { modelled: modelled.collect(), seen: HashMap::new(), bandwidth_s: BANDWIDTH_S }
+        Estimate {
+            modelled: modelled.collect(),
+            seen: HashMap::new(),
+            bandwidth_s: BANDWIDTH_S,
+            peak_s: PEAK_S,
+        }
     }
 
     /// A task took so long.
@@ -36,6 +44,7 @@ impl Estimate {
                 self.seen.insert(*i, took.as_secs_f64());
             }
             Task::Bandwidth(_) => self.bandwidth_s = took.as_secs_f64(),
+            Task::Peak { .. } => self.peak_s = took.as_secs_f64(),
         }
     }
 
@@ -50,6 +59,7 @@ impl Estimate {
             .map(|task| match task {
                 Task::Case(i) => self.seen.get(i).copied().unwrap_or(self.modelled[*i] * factor),
                 Task::Bandwidth(_) => self.bandwidth_s,
+                Task::Peak { .. } => self.peak_s,
             })
             .sum();
         Duration::from_secs_f64(total.clamp(0.0, 1e9))

@@ -7,34 +7,43 @@ use bitjoule_kernels::{Isa, Kernel};
 use crate::backend::protocol::ModelFile;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::journal::Case;
-use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, Config, Geometry, SYNTH_SEED, WeightType, synth};
+use crate::journal::{Case, PEAK_SCHEMA};
+use crate::model::{
+    BUILTIN_GGUF, BUILTIN_NAME, Config, EmbeddingType, Geometry, SYNTH_SEED, WeightType, synth,
+};
 use crate::suite::{ModelSource, Suite};
 
 /// Changes when the bytes of synthetic models do, so that old ones in the cache are not used.
 const SYNTH_VERSION: u32 = 1;
 
 /// The cases of `suite`, `all_threads` being what `"all"` means. A kernel is paired with the instruction
-/// sets it has code for: `fp32-naive` runs once, as `scalar`, whatever the suite names.
+/// sets it has code for: `fp32-naive` runs once, as `scalar`, whatever the suite names. An instruction
+/// set that this CPU lacks is a case all the same, which its worker skips with the reason.
 ///
 /// # Errors
-/// If a name is unknown.
+/// If a name is unknown, or a model's kernel has no code for any of the instruction sets it is to run in.
 pub(super) fn cases(suite: &Suite, all_threads: u32) -> Result<Vec<Case>> {
     let mut cases = Vec::<Case>::new();
     for model in &suite.models {
         for kernel_name in suite.kernels_of(model) {
             let kernel = Kernel::by_name(kernel_name)
                 .ok_or_else(|| Error::input(format!("there is no kernel '{kernel_name}'")))?;
-            for isa in &suite.isas {
+            let mut has_code = false;
+            for isa in suite.isas_of(model) {
                 let isa = match (kernel, isa.as_str()) {
                     (Kernel::Fp32Naive, _) => Isa::SCALAR.name(),
                     (_, "auto") => kernel.isas().last().map_or("scalar", |i| i.name()),
+                    (_, named) if Isa::by_name(named).is_ok_and(|isa| !kernel.isas().contains(&isa)) => {
+                        continue;
+                    }
                     (_, named) => named,
                 };
+                has_code = true;
+                let label = model.label();
                 for threads in suite.thread_counts(all_threads) {
-                    for workload in &suite.workloads {
+                    for workload in suite.workloads.iter().filter(|w| w.is_for(&label, isa)) {
                         let (n_prompt, n_gen) = (workload.n_prompt, workload.n_gen);
-                        let label = model.label();
+                        let label = label.clone();
                         let id = format!("native/{label}/{kernel}/{isa}/t{threads}/p{n_prompt}/g{n_gen}");
                         if cases.iter().any(|c| c.id == id) {
                             continue;
@@ -49,11 +58,27 @@ pub(super) fn cases(suite: &Suite, all_threads: u32) -> Result<Vec<Case>> {
                             n_prompt,
                             n_gen,
                             kv: suite.kv.clone(),
+                            embedding: model.embedding.clone(),
                         });
                     }
                 }
             }
+            if !has_code {
+                return Err(Error::input(format!(
+                    "model '{}': kernel '{kernel}' has no code for {}; add one of its instruction sets ({}) to \
+                     'isas', or take it from 'kernels'",
+                    model.label(),
+                    suite.isas_of(model).join(", "),
+                    kernel.isas().iter().map(|i| i.name()).collect::<Vec<_>>().join(", ")
+                )));
+            }
         }
+    }
+    if cases.is_empty() {
+        return Err(Error::input(format!(
+            "suite '{}' has no case: no workload is for its models and instruction sets",
+            suite.name
+        )));
     }
     Ok(cases)
 }
@@ -98,7 +123,8 @@ pub(super) fn models(
                 }
                 ModelSource::File(path) => (ModelFile::Path(path.clone()), Gguf::open(path)?),
                 ModelSource::Synth(size) => {
-                    let path = cached(size, cache, &mut progress)?;
+                    let embedding = model.embedding.as_deref().map(EmbeddingType::by_name).transpose()?;
+                    let path = cached(size, embedding, cache, &mut progress)?;
                     let gguf = Gguf::open(&path)?;
                     (ModelFile::Path(path), gguf)
                 }
@@ -114,13 +140,21 @@ pub(super) fn models(
         .collect()
 }
 
-fn cached(size: &str, cache: &Path, progress: &mut impl FnMut(&str)) -> Result<PathBuf> {
+fn cached(
+    size: &str,
+    embedding: Option<EmbeddingType>,
+    cache: &Path,
+    progress: &mut impl FnMut(&str),
+) -> Result<PathBuf> {
     let geometry = Geometry::by_name(size)?;
-    let path = cache.join(format!("synth-v{SYNTH_VERSION}-{size}-seed{SYNTH_SEED}.i2_s.gguf"));
+    // f16 is what they have anyway.
+    let embedding = embedding.filter(|e| *e != EmbeddingType::F16);
+    let suffix = embedding.map_or_else(String::new, |e| format!(".{}", e.name()));
+    let path = cache.join(format!("synth-v{SYNTH_VERSION}-{size}-seed{SYNTH_SEED}{suffix}.i2_s.gguf"));
     if !path.exists() {
         std::fs::create_dir_all(cache).map_err(|e| Error::io("create", cache, &e))?;
-        progress(&format!("making synthetic model {size} in {}", cache.display()));
-        synth(geometry, WeightType::I2S, SYNTH_SEED, &path, true)?;
+        progress(&format!("making synthetic model {size}{suffix} in {}", cache.display()));
+        synth(geometry, WeightType::I2S, embedding, SYNTH_SEED, &path, true)?;
     }
     Ok(path)
 }
@@ -142,15 +176,28 @@ pub(super) enum Task {
     Case(usize),
     /// The bandwidth of so many threads.
     Bandwidth(u32),
+    /// The peak of multiply-accumulates of so many threads in an instruction set.
+    Peak {
+        /// Its name.
+        isa: String,
+        /// How many.
+        threads: u32,
+    },
 }
 
 /// The tasks of `round`, shuffled (Fisher-Yates, SplitMix64 from the seed and the round): the same order
-/// in every session of the run.
-pub(super) fn order(cases: &[Case], seed: u64, round: u32) -> Vec<Task> {
+/// in every session of the run. A run of a schema before [`PEAK_SCHEMA`] has no compute peaks.
+pub(super) fn order(schema: u32, cases: &[Case], seed: u64, round: u32) -> Vec<Task> {
     let mut threads: Vec<u32> = cases.iter().map(|c| c.threads).collect();
     threads.sort_unstable();
     threads.dedup();
     let mut tasks: Vec<Task> = threads.into_iter().map(Task::Bandwidth).collect();
+    if schema >= PEAK_SCHEMA {
+        let mut peaks: Vec<(&str, u32)> = cases.iter().map(|c| (c.isa.as_str(), c.threads)).collect();
+        peaks.sort_unstable();
+        peaks.dedup();
+        tasks.extend(peaks.into_iter().map(|(isa, threads)| Task::Peak { isa: isa.to_owned(), threads }));
+    }
     tasks.extend((0..cases.len()).map(Task::Case));
     let mut state = seed ^ u64::from(round).wrapping_mul(0xd134_2543_de82_ef95);
     for i in (1..tasks.len()).rev() {
@@ -165,6 +212,7 @@ pub(super) fn order(cases: &[Case], seed: u64, round: u32) -> Vec<Task> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::SCHEMA;
 
     #[test]
     fn the_quick_suite_makes_its_cases_once() {
@@ -175,6 +223,35 @@ mod tests {
         assert_eq!(cases(&suite, 1).unwrap().len(), 3 * 3);
         assert!(all.iter().filter(|c| c.kernel == "fp32-naive").all(|c| c.isa == "scalar"));
         assert_eq!(all[0].id, "native/tiny-bitnet-b1.58/fp32-naive/scalar/t1/p16/g16");
+    }
+
+    #[test]
+    fn models_and_workloads_narrow_the_cases() {
+        let suite = |isas: &str| {
+            let text = format!(
+                "name = \"x\"\nkernels = [\"fp32-naive\", \"i2_s\"]\nisas = [\"scalar\", \"avx2\"]\nthreads = [1]\n\
+                 [[models]]\nsynth = \"125M\"\n[[models]]\nsynth = \"350M\"\nkernels = [\"i2_s\"]\nisas = [{isas}]\n\
+                 [[workloads]]\nn_prompt = 1\nn_gen = 2\n\
+                 [[workloads]]\nn_prompt = 9\nn_gen = 2\nmodels = [\"125M\"]\nisas = [\"avx2\"]\n"
+            );
+            Suite::parse(&text, "x", Path::new("/")).unwrap()
+        };
+        let ids = |isas| cases(&suite(isas), 1).unwrap().into_iter().map(|c| c.id).collect::<Vec<_>>();
+        // Whether or not this machine has AVX2: a case that cannot run is planned, and skipped by its worker.
+        assert_eq!(
+            ids("\"avx2\""),
+            [
+                "native/125M/fp32-naive/scalar/t1/p1/g2",
+                "native/125M/i2_s/scalar/t1/p1/g2",
+                "native/125M/i2_s/avx2/t1/p1/g2",
+                "native/125M/i2_s/avx2/t1/p9/g2",
+                "native/350M/i2_s/avx2/t1/p1/g2",
+            ]
+        );
+        let mut nothing = suite("\"avx2\"");
+        nothing.workloads.remove(0);
+        nothing.models.remove(0);
+        assert!(cases(&nothing, 1).unwrap_err().to_string().contains("no case"));
     }
 
     #[test]
@@ -193,7 +270,7 @@ mod tests {
 
         let geometry = Geometry::by_name("125M").unwrap();
         let direct = dir.path().join("direct.gguf");
-        synth(geometry, WeightType::I2S, SYNTH_SEED, &direct, false).unwrap();
+        synth(geometry, WeightType::I2S, None, SYNTH_SEED, &direct, false).unwrap();
         assert!(std::fs::read(cached).unwrap() == std::fs::read(&direct).unwrap());
         assert_eq!(first[0].linear_weights, geometry.linear_weights());
         assert_eq!(first[0].head_weights, u64::from(geometry.vocab) * u64::from(geometry.hidden));
@@ -202,13 +279,16 @@ mod tests {
     #[test]
     fn rounds_are_permutations_that_the_seed_decides() {
         let cases = cases(&Suite::quick().unwrap(), 2).unwrap();
-        let first = order(&cases, 1, 1);
-        assert_eq!(first, order(&cases, 1, 1));
-        assert_ne!(first, order(&cases, 1, 2));
-        assert_ne!(first, order(&cases, 2, 1));
+        let first = order(SCHEMA, &cases, 1, 1);
+        assert_eq!(first, order(SCHEMA, &cases, 1, 1));
+        assert_ne!(first, order(SCHEMA, &cases, 1, 2));
+        assert_ne!(first, order(SCHEMA, &cases, 2, 1));
         for i in 0..cases.len() {
             assert_eq!(first.iter().filter(|t| **t == Task::Case(i)).count(), 1);
         }
-        assert_eq!(first.len(), cases.len() + 2);
+        // Bandwidth with one thread and with two; peaks of both, in scalar and in the best set.
+        let isas = if bitjoule_kernels::Isa::best() == Isa::SCALAR { 1 } else { 2 };
+        assert_eq!(first.len(), cases.len() + 2 + 2 * isas);
+        assert_eq!(order(1, &cases, 1, 1).len(), cases.len() + 2);
     }
 }

@@ -18,7 +18,7 @@ use crate::units::Bytes;
 pub use profile::Breakdown;
 pub(crate) use profile::{ms_per_token, spans};
 pub use rounds::{Bandwidths, package_energy};
-use rounds::{Round, rounds_of};
+use rounds::{Peaks, Round, rounds_of};
 pub(crate) use rounds::{highest, roofline_tok_s};
 pub(crate) use rounds::{percent_of, phase_name};
 pub use speedup::{BASELINES, Speedup};
@@ -80,6 +80,17 @@ pub struct Row {
     pub energy_j_per_token: Figure<Spread>,
     /// Where the time of prefill and decode went, as far as it was noted.
     pub profile: Vec<Breakdown>,
+    /// Median of 100 × prefill rate ÷ roofline rate of the prefill, both of the same round.
+    pub prefill_roofline_percent: Figure<f64>,
+    /// Median of the roofline rate of the prefill, tokens per second.
+    pub prefill_roofline_tok_s: Option<f64>,
+    /// Median over the rounds of the highest pass of the compute peak probe with as many threads in the
+    /// same instruction set, int8.
+    pub peak_int8_mac_per_s: Option<f64>,
+    /// The same of f32.
+    pub peak_f32_mac_per_s: Option<f64>,
+    /// Multiply-accumulates of the prefill ÷ prompt tokens.
+    pub prefill_mac_per_token: Option<f64>,
     /// What a reader should know about empty figures, such as a window of zero length.
     pub notes: Vec<String>,
 }
@@ -194,7 +205,7 @@ pub fn header(records: &[Record]) -> Result<&RunHeader> {
 pub fn summarize(records: &[Record]) -> Result<Summary> {
     let header = header(records)?;
     let rounds = rounds_of(header, records)?;
-    let bandwidths = Bandwidths::new(records);
+    let (bandwidths, peaks) = (Bandwidths::new(records), Peaks::new(records));
     let mut checks: HashMap<&str, &Check> = HashMap::new();
     let mut failures: HashMap<&str, Vec<&Failure>> = HashMap::new();
     for record in records {
@@ -206,7 +217,11 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
                 }
             }
             Record::Failure(failure) => failures.entry(&failure.case).or_default().push(failure),
-            Record::Run(_) | Record::Session(_) | Record::Sample(_) | Record::Bandwidth(_) => {}
+            Record::Run(_)
+            | Record::Session(_)
+            | Record::Sample(_)
+            | Record::Bandwidth(_)
+            | Record::Peak(_) => {}
         }
     }
     let figures: Vec<Vec<Round>> = header
@@ -214,7 +229,7 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
         .iter()
         .map(|case| {
             let complete = rounds.get(case.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-            complete.iter().map(|phases| Round::new(phases, case.threads, &bandwidths)).collect()
+            complete.iter().map(|phases| Round::new(phases, case, &bandwidths, &peaks)).collect()
         })
         .collect();
     let rows: Vec<Row> = header
@@ -313,6 +328,14 @@ fn row(case: &Case, complete: &[Round], status: Status, check: Option<&Check>) -
             let phases = [(Phase::Prefill, prefill), (Phase::Decode, decode)];
             phases.iter().filter_map(|(phase, samples)| profile::breakdown(*phase, samples)).collect()
         },
+        prefill_roofline_percent: over_rounds(rounds, absent, |r| &r.prefill_roofline_percent)
+            .map(|s| s.median),
+        prefill_roofline_tok_s: median(
+            &mut rounds.iter().filter_map(|r| r.prefill_roofline_tok_s.value().copied()),
+        ),
+        peak_int8_mac_per_s: median(&mut rounds.iter().filter_map(|r| r.peak?.int8_mac_per_s)),
+        peak_f32_mac_per_s: median(&mut rounds.iter().filter_map(|r| r.peak?.f32_mac_per_s)),
+        prefill_mac_per_token: median(&mut rounds.iter().filter_map(|r| r.prefill_mac_per_token)),
         notes,
     }
 }

@@ -27,7 +27,7 @@ impl Breakdown {
 pub(crate) fn spans(sample: &Sample) -> Option<(usize, &[Span])> {
     let tokens = match &sample.work {
         Work::Load { .. } => return None,
-        Work::Prefill { prompt } => prompt.len(),
+        Work::Prefill { prompt, .. } => prompt.len(),
         Work::Decode { latencies_ns, .. } => latencies_ns.len(),
     };
     Some((tokens, sample.profile.as_deref()?))

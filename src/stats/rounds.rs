@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use crate::error::{Error, Result};
 use crate::figure::Figure;
-use crate::journal::{Phase, Record, RunHeader, Sample, Work};
+use crate::journal::{Case, Phase, PrefillCost, Record, RunHeader, Sample, Work};
 use crate::stats::per_second;
-use crate::units::{Bytes, BytesPerS};
+use crate::units::{Bytes, BytesPerS, MacPerS};
 
 /// The three samples of a complete round.
 pub(super) struct Phases<'a> {
@@ -16,9 +16,9 @@ pub(super) struct Phases<'a> {
     decode: &'a Sample,
 }
 
-/// Whether a failure of that name is of no case: of a bandwidth probe, or of making reference logits.
+/// Whether a failure of that name is of no case: of a probe of the machine, or of making reference logits.
 fn is_probe(name: &str) -> bool {
-    name.starts_with("bandwidth/") || name.starts_with("reference/")
+    ["bandwidth/", "peak/", "reference/"].iter().any(|probe| name.starts_with(probe))
 }
 
 /// The complete rounds of each case, by its identity, in the order of the rounds.
@@ -40,7 +40,11 @@ pub(super) fn rounds_of<'a>(
             Record::Sample(s) => (&s.case, Some(s.round)),
             Record::Check(c) => (&c.case, None),
             Record::Failure(f) if !is_probe(&f.case) => (&f.case, Some(f.round)),
-            Record::Failure(_) | Record::Run(_) | Record::Session(_) | Record::Bandwidth(_) => continue,
+            Record::Failure(_)
+            | Record::Run(_)
+            | Record::Session(_)
+            | Record::Bandwidth(_)
+            | Record::Peak(_) => continue,
         };
         let Some(samples) = planned.get_mut(case.as_str()) else {
             return Err(Error::input(format!("the journal holds a record of {case}, which was not planned")));
@@ -111,11 +115,16 @@ pub(super) struct Round<'a> {
     pub(super) stream: Option<f64>,
     pub(super) roofline_tok_s: Figure<f64>,
     pub(super) roofline_percent: Figure<f64>,
+    /// Highest rates of the compute peak probe.
+    pub(super) peak: Option<Peak>,
+    pub(super) prefill_mac_per_token: Option<f64>,
+    pub(super) prefill_roofline_tok_s: Figure<f64>,
+    pub(super) prefill_roofline_percent: Figure<f64>,
     pub(super) energy_j_per_token: Figure<f64>,
 }
 
 impl<'a> Round<'a> {
-    pub(super) fn new(phases: &Phases<'a>, threads: u32, bandwidths: &Bandwidths) -> Round<'a> {
+    pub(super) fn new(phases: &Phases<'a>, case: &Case, bandwidths: &Bandwidths, peaks: &Peaks) -> Round<'a> {
         let &Phases { round, load, prefill, decode } = phases;
         let (steps, bytes_per_token, stream) = match &decode.work {
             Work::Decode { latencies_ns, bytes_per_token, stream, .. } => {
@@ -123,10 +132,13 @@ impl<'a> Round<'a> {
             }
             Work::Load { .. } | Work::Prefill { .. } => (0, Bytes(0), &[][..]),
         };
-        let prompt = match &prefill.work {
-            Work::Prefill { prompt } => prompt.len(),
-            Work::Load { .. } | Work::Decode { .. } => 0,
+        let (prompt, cost) = match &prefill.work {
+            Work::Prefill { prompt, cost } => (prompt.len(), cost.as_ref()),
+            Work::Load { .. } | Work::Decode { .. } => (0, None),
         };
+        let peak = peaks.of(round, &case.isa, case.threads);
+        let prefill_tok_s = per_second(prompt, prefill.wall_ns);
+        let prefill_roofline_tok_s = prefill_roofline_tok_s(prompt, cost, peak, stream);
         let decode_tok_s = per_second(steps, decode.wall_ns);
         let roofline_tok_s = roofline_tok_s(stream, bytes_per_token);
         Round {
@@ -136,12 +148,18 @@ impl<'a> Round<'a> {
             decode,
             steps,
             bytes_per_token,
-            prefill_tok_s: per_second(prompt, prefill.wall_ns),
+            prefill_tok_s,
             decode_tok_s,
-            bandwidth: bandwidths.of(round, threads),
+            bandwidth: bandwidths.of(round, case.threads),
             stream: highest(stream),
-            roofline_percent: percent_of(decode_tok_s, &roofline_tok_s),
+            roofline_percent: percent_of("decode", decode_tok_s, &roofline_tok_s),
             roofline_tok_s,
+            peak,
+            prefill_mac_per_token: cost
+                .filter(|_| prompt > 0)
+                .map(|cost| (cost.int8_macs as f64 + cost.f32_macs as f64) / prompt as f64),
+            prefill_roofline_percent: percent_of("prefill", prefill_tok_s, &prefill_roofline_tok_s),
+            prefill_roofline_tok_s,
             energy_j_per_token: match (package_energy(decode), steps) {
                 (Figure::Unavailable { why }, _) => Figure::Unavailable { why },
                 (_, 0) => Figure::unavailable("no decode step"),
@@ -151,12 +169,12 @@ impl<'a> Round<'a> {
     }
 }
 
-/// 100 × `rate` ÷ `roofline`, with the roofline's provenance.
-pub(crate) fn percent_of(rate: Option<f64>, roofline: &Figure<f64>) -> Figure<f64> {
-    let Some(rate) = rate else { return Figure::unavailable("no decode rate") };
+/// 100 × `rate` of `phase` ÷ `roofline`, with the roofline's provenance.
+pub(crate) fn percent_of(phase: &str, rate: Option<f64>, roofline: &Figure<f64>) -> Figure<f64> {
+    let Some(rate) = rate else { return Figure::unavailable(format!("no {phase} rate")) };
     let percent = roofline.clone().map(|bound| 100.0 * rate / bound);
     if percent.value().is_some_and(|p| !p.is_finite()) {
-        return Figure::unavailable("the rate of reading the weights is impossible");
+        return Figure::unavailable("the roofline rate is impossible");
     }
     percent
 }
@@ -208,7 +226,76 @@ impl Bandwidths {
 
 /// The highest of some rates; readings that no clock can give are left out.
 pub(crate) fn highest(rates: &[BytesPerS]) -> Option<f64> {
-    rates.iter().map(|r| r.0).filter(|r| r.is_finite() && *r > 0.0).reduce(f64::max)
+    largest(rates.iter().map(|r| r.0))
+}
+
+fn largest(rates: impl Iterator<Item = f64>) -> Option<f64> {
+    rates.filter(|r| r.is_finite() && *r > 0.0).reduce(f64::max)
+}
+
+/// Multiply-accumulates per second of the machine: the highest passes of the probe.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Peak {
+    pub(super) int8_mac_per_s: Option<f64>,
+    pub(super) f32_mac_per_s: Option<f64>,
+}
+
+/// The machine's peaks in each round, instruction set and thread count.
+pub(super) struct Peaks<'a>(HashMap<(u32, &'a str, u32), Peak>);
+
+impl<'a> Peaks<'a> {
+    /// Collects the peaks of a journal.
+    pub(super) fn new(records: &'a [Record]) -> Peaks<'a> {
+        let mut best = HashMap::new();
+        for record in records {
+            if let Record::Peak(p) = record {
+                let with =
+                    |kept: Option<f64>, rates: &[MacPerS]| largest(rates.iter().map(|r| r.0).chain(kept));
+                let kept = best
+                    .entry((p.round, p.isa.as_str(), p.threads))
+                    .or_insert(Peak { int8_mac_per_s: None, f32_mac_per_s: None });
+                kept.int8_mac_per_s = with(kept.int8_mac_per_s, &p.int8);
+                kept.f32_mac_per_s = with(kept.f32_mac_per_s, &p.f32);
+            }
+        }
+        Peaks(best)
+    }
+
+    fn of(&self, round: u32, isa: &'a str, threads: u32) -> Option<Peak> {
+        self.0.get(&(round, isa, threads)).copied()
+    }
+}
+
+/// The most prompt tokens per second that arithmetic and memory allow: the multiply-accumulates of each
+/// kind take the time of the peak probe, one kind after the other, and all of it not less than reading
+/// the weights once. `stream` is that of the decode sample of the same visit.
+fn prefill_roofline_tok_s(
+    prompt: usize,
+    cost: Option<&PrefillCost>,
+    peak: Option<Peak>,
+    stream: &[BytesPerS],
+) -> Figure<f64> {
+    let Some(cost) = cost else {
+        return Figure::unavailable("what the prefill costs was not recorded (journal of an older version)");
+    };
+    // What is not done needs no rate.
+    let seconds = |macs: u64, rate: Option<f64>| match macs {
+        0 => Some(0.0),
+        _ => rate.map(|rate| macs as f64 / rate),
+    };
+    let (int8, f32) = peak.map_or((None, None), |p| (p.int8_mac_per_s, p.f32_mac_per_s));
+    let (Some(int8), Some(f32)) = (seconds(cost.int8_macs, int8), seconds(cost.f32_macs, f32)) else {
+        return Figure::unavailable("the compute peak was not measured in this round");
+    };
+    let Some(read) = seconds(cost.read_bytes.0, highest(stream)) else {
+        return Figure::unavailable("the rate of reading the weights was not measured");
+    };
+    let bound = prompt as f64 / (int8 + f32).max(read);
+    if bound.is_normal() {
+        Figure::measured(bound, "compute peak probe, reading the weights")
+    } else {
+        Figure::unavailable("the roofline rate is impossible")
+    }
 }
 
 /// The most decode steps per second that memory allows: the rate at which the same threads read the

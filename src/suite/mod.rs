@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-pub use parse::{BUILTINS, ISAS, KERNELS, KV_TYPES, synth_sizes};
+pub use parse::{BUILTINS, EMBEDDINGS, ISAS, KERNELS, KV_TYPES, synth_sizes};
 
 /// The suite that `bitjoule run` measures without an argument.
 const QUICK: &str = include_str!("../../suites/quick.toml");
@@ -90,6 +90,13 @@ pub struct Model {
     /// Kernels to measure it with, instead of the suite's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernels: Option<Vec<String>>,
+    /// Instruction sets to measure it with, instead of the suite's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isas: Option<Vec<String>>,
+    /// Type of its embedding and output projection, one of [`EMBEDDINGS`]; none: as in the file, f16 in
+    /// synthetic models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<String>,
 }
 
 /// Where a model comes from.
@@ -119,20 +126,40 @@ impl ModelSource {
 }
 
 impl Model {
-    /// The label in tables: unique within the suite.
+    /// The label in tables: unique within the suite. A type of embedding that the suite names is part of
+    /// it, because the same model with another one is another case: `700M-q6_k`.
     pub fn label(&self) -> String {
-        self.name.clone().unwrap_or_else(|| self.source.label())
+        let of_source = || match &self.embedding {
+            Some(embedding) => format!("{}-{embedding}", self.source.label()),
+            None => self.source.label(),
+        };
+        self.name.clone().unwrap_or_else(of_source)
     }
 }
 
 /// How much each case computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workload {
     /// Prompt tokens, at least 1.
     pub n_prompt: u32,
     /// Tokens generated, at least 2: the first comes from the prefill, the others are decode steps.
     pub n_gen: u32,
+    /// Labels of the only models that it is for; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models: Option<Vec<String>>,
+    /// The only instruction sets that it is for, by the names that cases have (never `auto`); none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isas: Option<Vec<String>>,
+}
+
+impl Workload {
+    /// Whether a model is measured with it in an instruction set.
+    pub fn is_for(&self, model: &str, isa: &str) -> bool {
+        let named =
+            |list: &Option<Vec<String>>, name| list.as_ref().is_none_or(|l| l.iter().any(|n| n == name));
+        named(&self.models, model) && named(&self.isas, isa)
+    }
 }
 
 impl Suite {
@@ -184,6 +211,11 @@ impl Suite {
     /// The kernels to measure `model` with.
     pub fn kernels_of<'a>(&'a self, model: &'a Model) -> &'a [String] {
         model.kernels.as_deref().unwrap_or(&self.kernels)
+    }
+
+    /// The instruction sets to measure `model` with.
+    pub fn isas_of<'a>(&'a self, model: &'a Model) -> &'a [String] {
+        model.isas.as_deref().unwrap_or(&self.isas)
     }
 
     /// The thread counts in the suite's order, `"all"` being `all` threads, each once.

@@ -20,6 +20,8 @@ pub const KERNELS: &[&str] =
 pub const ISAS: &[&str] = &["auto", "scalar", "avx2", "avx512-vnni", "avx512-vbmi", "neon", "neon-dotprod"];
 /// Element types of the KV cache.
 pub const KV_TYPES: &[&str] = &["f16", "f32"];
+/// Types of embedding and output projection.
+pub const EMBEDDINGS: &[&str] = &["f16", "q8_0", "q6_k"];
 /// Names of the models that are part of bitjoule.
 pub const BUILTINS: &[&str] = &["tiny-bitnet-b1.58"];
 
@@ -55,8 +57,8 @@ const SUITE_KEYS: &[&str] = &[
     "models",
     "workloads",
 ];
-const MODEL_KEYS: &[&str] = &["builtin", "synth", "file", "name", "kernels"];
-const WORKLOAD_KEYS: &[&str] = &["n_prompt", "n_gen"];
+const MODEL_KEYS: &[&str] = &["builtin", "synth", "file", "name", "kernels", "isas", "embedding"];
+const WORKLOAD_KEYS: &[&str] = &["n_prompt", "n_gen", "models", "isas"];
 
 type Value<'i> = Spanned<DeValue<'i>>;
 
@@ -73,7 +75,7 @@ pub(super) fn parse(text: &str, origin: &str, base: &Path) -> Result<Suite> {
     let root = Table { source: &source, table: document.get_ref(), place: "", span: None };
     root.only(SUITE_KEYS)?;
 
-    let suite = Suite {
+    let mut suite = Suite {
         name: root.name(root.required("name")?, "name")?,
         description: match root.get("description") {
             Some(value) => root.string(value, "description")?.to_owned(),
@@ -93,18 +95,25 @@ pub(super) fn parse(text: &str, origin: &str, base: &Path) -> Result<Suite> {
         },
         threads: root.list(root.required("threads")?, "threads", |value| root.threads(value))?,
         models: models(&root, base)?,
-        workloads: root.list(root.required("workloads")?, "workloads", |value| {
-            let table = root.table(value, "workloads")?;
-            table.only(WORKLOAD_KEYS)?;
-            Ok(Workload {
-                n_prompt: table.integer(table.required("n_prompt")?, "n_prompt", N_PROMPT)? as u32,
-                n_gen: table.integer(table.required("n_gen")?, "n_gen", N_GEN)? as u32,
-            })
-        })?,
+        workloads: Vec::new(),
     };
+    let labels: Vec<String> = suite.models.iter().map(Model::label).collect();
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    suite.workloads = root.list(root.required("workloads")?, "workloads", |value| {
+        let table = root.table(value, "workloads")?;
+        table.only(WORKLOAD_KEYS)?;
+        Ok(Workload {
+            n_prompt: table.integer(table.required("n_prompt")?, "n_prompt", N_PROMPT)? as u32,
+            n_gen: table.integer(table.required("n_gen")?, "n_gen", N_GEN)? as u32,
+            models: table.optional_names("models", "model of this suite", &labels)?,
+            // What `auto` comes to is not known here; every other name is.
+            isas: table.optional_names("isas", "instruction set", &ISAS[1..])?,
+        })
+    })?;
 
-    let kernels: usize = suite.models.iter().map(|model| suite.kernels_of(model).len()).sum();
-    let cases = [suite.isas.len(), suite.threads.len(), suite.workloads.len()]
+    let kernels: usize =
+        suite.models.iter().map(|model| suite.kernels_of(model).len() * suite.isas_of(model).len()).sum();
+    let cases = [suite.threads.len(), suite.workloads.len()]
         .iter()
         .fold(kernels, |product, &n| product.saturating_mul(n));
     if cases > MAX_CASES {
@@ -182,11 +191,13 @@ fn model(table: Table<'_, '_>, value: &Value<'_>, base: &Path) -> Result<Model> 
             format!("the file's name makes no label ({why}); give one with `name = \"...\"`"),
         ));
     }
-    let kernels = match table.get("kernels") {
-        Some(value) => Some(table.names(value, "kernels", "kernel", KERNELS)?),
+    let kernels = table.optional_names("kernels", "kernel", KERNELS)?;
+    let isas = table.optional_names("isas", "instruction set", ISAS)?;
+    let embedding = match table.get("embedding") {
+        Some(value) => Some(table.one_of(value, "embedding", "embedding type", EMBEDDINGS)?),
         None => None,
     };
-    Ok(Model { source, name, kernels })
+    Ok(Model { source, name, kernels, isas, embedding })
 }
 
 /// The text and what to call it.
@@ -313,6 +324,10 @@ impl<'a, 'i> Table<'a, 'i> {
         self.list(value, key, |value| self.one_of(value, key, what, valid))
     }
 
+    fn optional_names(&self, key: &str, what: &str, valid: &[&str]) -> Result<Option<Vec<String>>> {
+        self.get(key).map(|value| self.names(value, key, what, valid)).transpose()
+    }
+
     fn threads(&self, value: &Value<'_>) -> Result<Threads> {
         match value.get_ref() {
             DeValue::Integer(_) => Ok(Threads::Count(self.integer(value, "threads", THREADS)? as u32)),
@@ -411,6 +426,7 @@ fn did_you_mean(name: &str, valid: &[&str]) -> String {
     let candidates = if name.len() > MAX_NAME_CHARS { &[] } else { valid };
     candidates
         .iter()
+        .rev() // of equals the first
         .map(|valid| (likeness(valid), valid))
         .filter(|(likeness, _)| *likeness >= 0.4)
         .max_by(|a, b| a.0.total_cmp(&b.0))

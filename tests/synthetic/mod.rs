@@ -3,10 +3,10 @@
 use bitjoule::engine::Span;
 use bitjoule::figure::Figure;
 use bitjoule::journal::{
-    BandwidthSample, Case, Check, DomainEnergy, Failure, FailureKind, MemoryReading, Record, RunHeader,
-    SCHEMA, Sample, Work,
+    BandwidthSample, Case, Check, DomainEnergy, Failure, FailureKind, MemoryReading, PeakSample, PrefillCost,
+    Record, RunHeader, SCHEMA, Sample, Work,
 };
-use bitjoule::units::{Bytes, BytesPerS, Joules};
+use bitjoule::units::{Bytes, BytesPerS, Joules, MacPerS};
 
 /// A journal under construction.
 pub(crate) struct Journal {
@@ -25,6 +25,8 @@ pub(crate) struct Visit {
     pub(crate) bytes_per_token: u64,
     /// Rates of reading the weights, bytes per second.
     pub(crate) stream: Vec<f64>,
+    /// Of the prefill.
+    pub(crate) cost: Option<PrefillCost>,
     pub(crate) energy: Figure<Vec<DomainEnergy>>,
     pub(crate) memory: Figure<MemoryReading>,
     /// Of prefill and of decode.
@@ -40,6 +42,11 @@ impl Default for Visit {
             cpu_ns: 600_000_000,
             bytes_per_token: 250_000_000,
             stream: vec![34e9, 35e9],
+            cost: Some(PrefillCost {
+                int8_macs: 8_000_000_000,
+                f32_macs: 1_000_000_000,
+                read_bytes: Bytes(250_000_000),
+            }),
             energy: Figure::unavailable("no powercap tree"),
             memory: Figure::measured(
                 MemoryReading {
@@ -73,6 +80,7 @@ pub(crate) fn case(model: &str, kernel: &str, isa: &str, threads: u32) -> Case {
         n_prompt: 32,
         n_gen: 32,
         kv: "f16".into(),
+        embedding: None,
     }
 }
 
@@ -112,7 +120,7 @@ impl Journal {
         let n = visit.latencies_ns.len() as u32 + 1;
         let works = [
             (visit.load_ns, Work::Load { file_bytes: Bytes(100), weight_bytes: Bytes(200) }),
-            (visit.prefill_ns, Work::Prefill { prompt: (0..case.n_prompt).collect() }),
+            (visit.prefill_ns, Work::Prefill { prompt: (0..case.n_prompt).collect(), cost: visit.cost }),
             (
                 window,
                 Work::Decode {
@@ -147,6 +155,13 @@ impl Journal {
             buffer: Bytes(1_000_000_000),
             passes: passes.iter().map(|p| BytesPerS(*p)).collect(),
         }));
+        self
+    }
+
+    /// A reading of the compute peak: rates of each pass, int8 and f32.
+    pub(crate) fn peak(&mut self, round: u32, isa: &str, threads: u32, rates: [&[f64]; 2]) -> &mut Self {
+        let [int8, f32] = rates.map(|rates| rates.iter().map(|r| MacPerS(*r)).collect());
+        self.records.push(Record::Peak(PeakSample { round, isa: isa.into(), threads, int8, f32 }));
         self
     }
 

@@ -1,5 +1,7 @@
 //! Plain Rust: the specification of every kernel, and the naive baseline.
 
+pub(crate) mod blocks;
+
 use crate::format::float_panels::Element;
 use crate::format::tables::{self, Kind};
 use crate::format::{Format, base3, i2_s, tq1_0, tq2_0};

@@ -11,6 +11,7 @@
 //! table of 81 entries. The information and the size are the same.
 
 pub mod base3;
+pub mod blocks;
 pub mod float_panels;
 pub mod fp32_rows;
 pub mod i2_s;
@@ -51,6 +52,10 @@ pub enum Format {
     Tq2_0,
     /// [`base3`]
     Base3,
+    /// [`blocks`] of 32 int8 with an f16 scale: for embeddings and output projections
+    Q8_0,
+    /// [`blocks`] of 256 six-bit codes, 16 sub-scales and an f16 scale: likewise
+    Q6K,
 }
 
 impl Format {
@@ -99,6 +104,8 @@ impl Format {
             Format::Tq1_0 => tq1_0::panel_len(cols),
             Format::Tq2_0 => tq2_0::panel_len(cols),
             Format::Base3 => base3::panel_len(cols),
+            Format::Q8_0 => cols / blocks::Q8_0_COLS * blocks::Q8_0_BYTES,
+            Format::Q6K => cols / blocks::Q6_K_COLS * blocks::Q6_K_BYTES,
             _ => self.packed_len(PANEL_ROWS, cols),
         }
     }
@@ -117,6 +124,8 @@ impl Format {
             Format::Tq1_0 => rows * cols * 54 / 256,
             Format::Tq2_0 => rows * cols * 66 / 256,
             Format::Base3 => rows * cols / 5,
+            Format::Q8_0 => rows * cols * 34 / 32,
+            Format::Q6K => rows * cols * 210 / 256,
         }
     }
 
@@ -144,7 +153,7 @@ impl Format {
             Format::Tq1_0 => tq1_0::pack_panel(isa.base3_by_table(), trits, out),
             Format::Tq2_0 => tq2_0::pack_panel(trits, out),
             Format::Base3 => base3::pack_panel(isa.base3_by_table(), trits, out),
-            Format::Fp32Rows | Format::F16Panels | Format::F32Panels => panic!("{self:?} holds floats"),
+            _ => panic!("{self:?} does not hold trits"),
         }
     }
 }

@@ -8,6 +8,7 @@ use plotters::style::RGBColor;
 
 use super::text::{count, ratio, round_significant};
 use crate::error::Result;
+use crate::figure::Figure;
 use crate::journal::{Case, Phase};
 use crate::stats::{BASELINES, Row, Status, Summary, phase_name};
 use chart::{Chart, Group, Mark, Panel};
@@ -38,6 +39,7 @@ pub(super) fn figures(summary: &Summary) -> Result<Vec<(&'static str, Scene)>> {
         ("speedup", speedup(summary).lay_out()?),
         ("rss", rss(summary).lay_out()?),
         ("latency", latency(summary).lay_out()?),
+        ("rooflines", rooflines(summary).lay_out()?),
     ];
     if summary.rows.iter().any(|r| !r.profile.is_empty()) {
         figures.push(("profile", profile(summary).lay_out()?));
@@ -180,6 +182,81 @@ fn profile(summary: &Summary) -> Chart {
     }
 }
 
+/// How near every kernel comes to both walls: a panel each, with one workload for each case.
+fn rooflines(summary: &Summary) -> Chart {
+    let mut panels = Vec::new();
+    for (scale, wall) in
+        ["Decode: % of the bandwidth roofline", "Prefill: % of the compute roofline"].into_iter().enumerate()
+    {
+        let decode = scale == 0;
+        // The workload that says most: many steps for decode, a long prompt for prefill.
+        let weight = |c: &Case| if decode { (c.n_gen, c.n_prompt) } else { (c.n_prompt, c.n_gen) };
+        let same = |a: &Case, b: &Case| {
+            (&a.backend, &a.model, &a.kernel, &a.isa, a.threads, &a.kv)
+                == (&b.backend, &b.model, &b.kernel, &b.isa, b.threads, &b.kv)
+        };
+        for row in &summary.rows {
+            let case = &row.case;
+            if summary.rows.iter().any(|o| same(&o.case, case) && weight(&o.case) > weight(case)) {
+                continue;
+            }
+            let (figure, speed) = match decode {
+                true => (&row.decode_roofline_percent, row.decode_tok_s),
+                false => (&row.prefill_roofline_percent, row.prefill_tok_s),
+            };
+            let (mark, text) = match (figure, speed) {
+                (Figure::Measured { value, .. } | Figure::Simulated { value, .. }, Some(speed))
+                    if row.usable() =>
+                {
+                    (
+                        Mark::Bar {
+                            value: *value,
+                            spread: None,
+                            limit: None,
+                            color: color_of(summary, &case.kernel),
+                        },
+                        format!("{value:.0} % ({} tok/s)", round_significant(speed.median, 3)),
+                    )
+                }
+                _ => (
+                    Mark::Gap,
+                    match (&row.status, figure) {
+                        (Status::Ok, Figure::Unavailable { why }) => why.clone(),
+                        (Status::Ok, _) => "no figure".to_owned(),
+                        (status, _) => status.to_string(),
+                    },
+                ),
+            };
+            let work = match decode {
+                true => format!("{} after a prompt of {}", count(case.n_gen - 1, "step"), case.n_prompt),
+                false => format!("prompt of {}", case.n_prompt),
+            };
+            let group = format!(
+                "{}, {}, {work}, KV {}",
+                model_label(summary, case),
+                count(case.threads, "thread"),
+                case.kv
+            );
+            place_in_group(&mut panels, (wall.to_owned(), 0), group, case, mark, text);
+        }
+    }
+    Chart {
+        title: "How near to the rooflines".to_owned(),
+        subtitle: format!(
+            "Suite {}. {}100 % (upright line): as fast as the same threads only read the weights, and as fast as \
+             they multiply and add on registers alone.",
+            summary.suite,
+            rounds(summary, "Median of", "")
+        ),
+        axis: "% of the roofline",
+        may_be_log: false,
+        reference: Some(100.0),
+        legend: Vec::new(),
+        panels,
+        empty: "This run has no cases.",
+    }
+}
+
 fn speedup(summary: &Summary) -> Chart {
     let mut panels = Vec::new();
     for (scale, baseline) in BASELINES.into_iter().enumerate().rev() {
@@ -270,9 +347,24 @@ fn place(
     mark: Mark,
     text: String,
 ) {
+    place_in_group(panels, (title, scale), model_label(summary, case), case, mark, text);
+}
+
+/// The model of a case, with its backend where there are several.
+fn model_label(summary: &Summary, case: &Case) -> String {
     let several_backends = summary.rows.iter().any(|r| r.case.backend != summary.rows[0].case.backend);
-    let label =
-        if several_backends { format!("{}: {}", case.backend, case.model) } else { case.model.clone() };
+    if several_backends { format!("{}: {}", case.backend, case.model) } else { case.model.clone() }
+}
+
+/// [`place`], in the group called `label`.
+fn place_in_group(
+    panels: &mut Vec<Panel>,
+    (title, scale): (String, usize),
+    label: String,
+    case: &Case,
+    mark: Mark,
+    text: String,
+) {
     let panel = panels.iter().position(|p| p.title == title).unwrap_or_else(|| {
         panels.push(Panel { title, scale, groups: Vec::new() });
         panels.len() - 1

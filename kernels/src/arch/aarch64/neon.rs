@@ -13,7 +13,7 @@ use crate::arch::scalar::finish_sums;
 use crate::format::float_panels::Element;
 use crate::format::i2_s::STEP_BYTES;
 use crate::format::tables::Kind;
-use crate::format::{Format, tq1_0, tq2_0};
+use crate::format::{Format, blocks, tq1_0, tq2_0};
 use crate::matrix::Share;
 use crate::{Isa, PANEL_ROWS, TokenInput};
 
@@ -73,13 +73,13 @@ pub(super) unsafe fn gemv_by(
             let q = &input.q[..];
             let sums = match share.format {
                 Format::Base3 => base3_sums(panel, q),
-                Format::Tq1_0 => blocks(panel, tq1_0::BLOCK_BYTES, input, |block, q| {
+                Format::Tq1_0 => scaled_blocks(panel, tq1_0::BLOCK_BYTES, input, |block, q| {
                     let fives = base3_sums(&block[..tq1_0::BASE3_BYTES], q);
                     let fours =
                         i2_s_sums(&block[tq1_0::BASE3_BYTES..tq1_0::CODE_BYTES], &q[tq1_0::BASE3_COLS..]);
                     std::array::from_fn(|i| vaddq_s32(fives[i], fours[i]))
                 }),
-                Format::Tq2_0 => blocks(panel, tq2_0::BLOCK_BYTES, input, |block, q| {
+                Format::Tq2_0 => scaled_blocks(panel, tq2_0::BLOCK_BYTES, input, |block, q| {
                     i2_s_sums(&block[..tq2_0::CODE_BYTES], q)
                 }),
                 _ => i2_s_sums(panel, q),
@@ -100,7 +100,7 @@ pub(super) unsafe fn gemv_by(
 /// The CPU has NEON; the panel is whole and the input has its columns.
 #[target_feature(enable = "neon")]
 #[inline]
-unsafe fn blocks(
+unsafe fn scaled_blocks(
     panel: &[u8],
     block_bytes: usize,
     input: &TokenInput,
@@ -416,21 +416,61 @@ pub(crate) unsafe fn float_panel<T: Element>(
                 vst1q_f32(out.as_mut_ptr(), w[0]);
                 vst1q_f32(out[4..].as_mut_ptr(), w[1]);
             }
-            let col = b * FLOAT_BLOCK_COLS;
-            let outs = out.chunks_mut(FLOAT_TILE_INPUTS * PANEL_ROWS);
-            for (inputs, out) in inputs.chunks(FLOAT_TILE_INPUTS).zip(outs) {
-                for half in 0..2 {
-                    match inputs.len() {
-                        1 => float_tile::<1>(weights, half, col, inputs, out),
-                        2 => float_tile::<2>(weights, half, col, inputs, out),
-                        3 => float_tile::<3>(weights, half, col, inputs, out),
-                        _ => float_tile::<FLOAT_TILE_INPUTS>(weights, half, col, inputs, out),
-                    }
-                }
-            }
+            float_tiles(weights, b * FLOAT_BLOCK_COLS, inputs, out);
         }
         for out in out {
             *out *= scale;
+        }
+    }
+}
+
+/// One panel of a block format (see [`crate::format::blocks`]) times all inputs. Products with one input
+/// are the plain ones, vectorised by the compiler; for several the codes are made floats, a block of columns
+/// at a time.
+///
+/// # Safety
+/// The CPU has NEON. `panel` holds whole blocks for the columns of each input's `x`, `out` 32 values for each
+/// input, and `scratch` room for 32 x [`FLOAT_BLOCK_COLS`] floats, aligned as such.
+#[target_feature(enable = "neon")]
+pub(crate) unsafe fn block_panel(
+    format: Format,
+    panel: &[u8],
+    inputs: &[TokenInput],
+    scratch: &mut [u8],
+    out: &mut [f32],
+) {
+    debug_assert_eq!(out.len(), inputs.len() * PANEL_ROWS);
+    let (Some((cols, bytes, _)), 2..) = (format.block(), inputs.len()) else {
+        return crate::arch::scalar::blocks::panel(format, panel, inputs, out);
+    };
+    let scratch: &mut [f32] = bytemuck::cast_slice_mut(scratch);
+    out.fill(0.0);
+    for (b, part) in panel.chunks(FLOAT_BLOCK_COLS / cols * bytes).enumerate() {
+        let weights = &mut scratch[..part.len() / bytes * cols * PANEL_ROWS];
+        blocks::dequantize(format, part, weights);
+        // SAFETY: the caller's promise; each input has the columns of these weights.
+        unsafe { float_tiles(weights, b * FLOAT_BLOCK_COLS, inputs, out) };
+    }
+}
+
+/// Adds a block of columns, from `col` on, times all inputs to their outputs.
+///
+/// # Safety
+/// As for [`float_tile`], for any number of inputs.
+#[target_feature(enable = "neon")]
+unsafe fn float_tiles(weights: &[f32], col: usize, inputs: &[TokenInput], out: &mut [f32]) {
+    let outs = out.chunks_mut(FLOAT_TILE_INPUTS * PANEL_ROWS);
+    for (inputs, out) in inputs.chunks(FLOAT_TILE_INPUTS).zip(outs) {
+        for half in 0..2 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                match inputs.len() {
+                    1 => float_tile::<1>(weights, half, col, inputs, out),
+                    2 => float_tile::<2>(weights, half, col, inputs, out),
+                    3 => float_tile::<3>(weights, half, col, inputs, out),
+                    _ => float_tile::<FLOAT_TILE_INPUTS>(weights, half, col, inputs, out),
+                }
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! for a whole row, as bitnet.cpp does, wraps with saturated activations of one sign
 //! (microsoft/BitNet issue 629).
 
+pub(crate) mod blocks;
 mod tables;
 
 use std::arch::x86_64::*;
@@ -334,15 +335,24 @@ pub(crate) unsafe fn float_panel<T: Element>(
             for (w, out) in block.chunks_exact(8).zip(weights.chunks_exact_mut(8)) {
                 _mm256_storeu_ps(out.as_mut_ptr(), load8(w.as_ptr()));
             }
-            let col = b * FLOAT_BLOCK_COLS;
-            for (inputs, out) in inputs.chunks(TILE_INPUTS).zip(out.chunks_mut(TILE_INPUTS * PANEL_ROWS)) {
-                for half in 0..2 {
-                    dispatch_tile!(inputs.len(), float_tile, weights, half, col, inputs, out);
-                }
-            }
+            float_tiles(weights, b * FLOAT_BLOCK_COLS, inputs, out);
         }
         for out in out {
             *out *= scale;
+        }
+    }
+}
+
+/// Adds a block of columns, from `col` on, times all inputs to their outputs.
+///
+/// # Safety
+/// As for [`float_tile`], for any number of inputs.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn float_tiles(weights: &[f32], col: usize, inputs: &[TokenInput], out: &mut [f32]) {
+    for (inputs, out) in inputs.chunks(TILE_INPUTS).zip(out.chunks_mut(TILE_INPUTS * PANEL_ROWS)) {
+        for half in 0..2 {
+            // SAFETY: the caller's promise.
+            unsafe { dispatch_tile!(inputs.len(), float_tile, weights, half, col, inputs, out) };
         }
     }
 }

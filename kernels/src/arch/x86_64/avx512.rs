@@ -5,6 +5,7 @@
     reason = "AVX-512 intrinsics need 1.89; the rest of the crate keeps 1.85"
 )]
 
+pub(crate) mod blocks;
 mod tables;
 pub(crate) mod vbmi;
 
@@ -184,9 +185,8 @@ unsafe fn base3_steps(at: &mut Cursor, n: usize, planes: &mut Planes) {
             let mut bytes = [_mm512_loadu_si512(at.w.cast()), _mm512_loadu_si512(at.w.add(64).cast())];
             for digit in (0..5).rev() {
                 let x = _mm512_set1_epi32(at.q.add(digit).read_unaligned());
-                for half in 0..2 {
-                    let codes = next_digit(&mut bytes[half]);
-                    planes[half][0] = _mm512_dpbusd_epi32(planes[half][0], codes, x);
+                for (bytes, sums) in bytes.iter_mut().zip(&mut *planes) {
+                    sums[0] = _mm512_dpbusd_epi32(sums[0], next_digit(bytes), x);
                 }
             }
             at.w = at.w.add(base3::STEP_BYTES);
@@ -443,14 +443,23 @@ pub(crate) unsafe fn float_panel<T: Element>(
             for (w, out) in block.chunks_exact(16).zip(weights.chunks_exact_mut(16)) {
                 _mm512_storeu_ps(out.as_mut_ptr(), load16(w.as_ptr()));
             }
-            let col = b * FLOAT_BLOCK_COLS;
-            for (inputs, out) in inputs.chunks(TILE_INPUTS).zip(out.chunks_mut(TILE_INPUTS * PANEL_ROWS)) {
-                dispatch_tile!(inputs.len(), float_tile, weights, col, inputs, out);
-            }
+            float_tiles(weights, b * FLOAT_BLOCK_COLS, inputs, out);
         }
         for out in out {
             *out *= scale;
         }
+    }
+}
+
+/// Adds a block of columns, from `col` on, times all inputs to their outputs.
+///
+/// # Safety
+/// As for [`float_tile`], for any number of inputs.
+#[target_feature(enable = "avx512f")]
+unsafe fn float_tiles(weights: &[f32], col: usize, inputs: &[TokenInput], out: &mut [f32]) {
+    for (inputs, out) in inputs.chunks(TILE_INPUTS).zip(out.chunks_mut(TILE_INPUTS * PANEL_ROWS)) {
+        // SAFETY: the caller's promise.
+        unsafe { dispatch_tile!(inputs.len(), float_tile, weights, col, inputs, out) };
     }
 }
 
