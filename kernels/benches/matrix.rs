@@ -4,7 +4,9 @@
 //! bandwidth (each shape is repeated over a set of matrices larger than the last-level cache);
 //! that of a GEMM in multiply-accumulates. One thread.
 
-use bitjoule_kernels::{ArenaWriter, Format, Isa, Matrix, PANEL_ROWS, PackedMatrix, Scratch, TokenInput};
+use bitjoule_kernels::{
+    ArenaWriter, Format, Isa, Kernel, Matrix, PANEL_ROWS, PackedMatrix, Scratch, TokenInput,
+};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// More than the last-level caches of the machines this is meant for share among one core.
@@ -15,24 +17,26 @@ fn trit(row: usize, col: usize) -> i8 {
 }
 
 /// `count` matrices in one arena, as a model stores them.
-fn matrices(format: Format, (rows, cols): (usize, usize), count: usize) -> Vec<Matrix> {
+fn matrices(format: Format, isa: Isa, (rows, cols): (usize, usize), count: usize) -> Vec<Matrix> {
+    let shape = (rows, cols);
     let len = ArenaWriter::block_len(format.packed_len(rows, cols)) * count;
     let mut arena = ArenaWriter::new(len).expect("memory for the benchmark");
     let packed: Vec<_> = (0..count)
         .map(|_| {
-            let packed: Result<_, std::convert::Infallible> = match format {
-                Format::I2S => PackedMatrix::pack_i2_s(&mut arena, (rows, cols), 0.01, |range, out| {
+            let packed: Result<_, std::convert::Infallible> = if format.is_ternary() {
+                PackedMatrix::pack_ternary(&mut arena, format, isa, shape, 0.01, |range, out| {
                     for (row, out) in range.zip(out.chunks_exact_mut(cols)) {
                         out.iter_mut().enumerate().for_each(|(c, t)| *t = trit(row, c));
                     }
                     Ok(())
-                }),
-                _ => PackedMatrix::pack_floats(&mut arena, format, (rows, cols), 0.01, |range, out| {
+                })
+            } else {
+                PackedMatrix::pack_floats(&mut arena, format, isa, shape, 0.01, |range, out| {
                     for (row, out) in range.zip(out.chunks_exact_mut(cols)) {
                         out.iter_mut().enumerate().for_each(|(c, w)| *w = f32::from(trit(row, c)));
                     }
                     Ok(())
-                }),
+                })
             };
             packed.unwrap_or_else(|e| match e {})
         })
@@ -41,7 +45,7 @@ fn matrices(format: Format, (rows, cols): (usize, usize), count: usize) -> Vec<M
     packed.into_iter().map(|m| m.finish(arena.clone())).collect()
 }
 
-fn inputs(cols: usize, n: usize, isa: Isa) -> Vec<TokenInput> {
+fn inputs(format: Format, isa: Isa, cols: usize, n: usize) -> Vec<TokenInput> {
     (0..n)
         .map(|t| {
             let mut input = TokenInput::new(cols);
@@ -49,6 +53,7 @@ fn inputs(cols: usize, n: usize, isa: Isa) -> Vec<TokenInput> {
                 *x = ((c * 31 + t * 17) % 257) as f32 / 100.0 - 1.28;
             }
             input.quantize(isa);
+            input.tabulate(isa, format, cols);
             input
         })
         .collect()
@@ -56,28 +61,29 @@ fn inputs(cols: usize, n: usize, isa: Isa) -> Vec<TokenInput> {
 
 fn products(c: &mut Criterion, group: &str, n: usize, shapes: &[(usize, usize)]) {
     let mut group = c.benchmark_group(group);
-    for (name, format) in FORMATS {
-        let isas = if name == "fp32-naive" { vec![Isa::SCALAR] } else { Isa::available() };
+    for kernel in Kernel::ALL {
+        let format = kernel.format();
         for &(rows, cols) in shapes {
             let bytes = format.packed_len(rows, cols);
-            let set = matrices(format, (rows, cols), if n == 1 { WORKING_SET.div_ceil(bytes) } else { 1 });
             group.throughput(if n == 1 {
                 Throughput::Bytes(bytes as u64)
             } else {
                 Throughput::Elements((rows * cols * n) as u64)
             });
-            for &isa in &isas {
-                let inputs = inputs(cols, n, isa);
+            let count = if n == 1 { WORKING_SET.div_ceil(bytes) } else { 1 };
+            for isa in kernel.isas() {
+                let set = matrices(format, isa, (rows, cols), count);
+                let inputs = inputs(format, isa, cols, n);
                 let mut scratch = Scratch::new(cols);
                 let mut out = vec![0.0; rows.next_multiple_of(PANEL_ROWS) * n];
                 let mut turn = 0;
                 group.bench_function(
-                    BenchmarkId::new(format!("{name}/{isa}"), format!("{rows}x{cols}")),
+                    BenchmarkId::new(format!("{kernel}/{isa}"), format!("{rows}x{cols}")),
                     |b| {
                         b.iter(|| {
                             let matrix = &set[turn % set.len()];
                             turn += 1;
-                            matrix.mul(isa, 0..matrix.panels(), &inputs, &mut scratch, &mut out);
+                            matrix.mul(0..matrix.panels(), &inputs, &mut scratch, &mut out);
                             out[0]
                         })
                     },

@@ -372,6 +372,19 @@ impl Matrix {
                         _ => float_panel::<f32>(cast_slice(panel), scale, inputs, scratch, out),
                     }
                 },
+                #[cfg(target_arch = "aarch64")]
+                // SAFETY: an `Isa` of either level exists only if the CPU has NEON; `mul` checked the inputs
+                // against the columns and the outputs, the panel and the scratch are cut to size.
+                Level::Neon | Level::NeonDotprod => unsafe {
+                    use arch::neon::{block_panel, float_panel};
+                    match format {
+                        Format::Q8_0 | Format::Q6K => block_panel(format, panel, inputs, scratch, out),
+                        Format::F16Panels => {
+                            float_panel::<f16>(cast_slice(panel), scale, inputs, scratch, out);
+                        }
+                        _ => float_panel::<f32>(cast_slice(panel), scale, inputs, scratch, out),
+                    }
+                },
             }
         }
     }
@@ -404,6 +417,13 @@ impl Matrix {
             #[cfg(avx512)]
             // SAFETY: as above.
             Level::Avx512Vbmi => unsafe { arch::avx512::vbmi::gemv(share, input, stride, out) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: an `Isa` of this level exists only if the CPU has its features; `mul` checked that the
+            // input has what the format needs, and the share's bytes are whole panels.
+            Level::Neon => unsafe { arch::neon::gemv(share, input, stride, out) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Level::NeonDotprod => unsafe { arch::dotprod::gemv(share, input, stride, out) },
         }
     }
 
@@ -434,6 +454,20 @@ impl Matrix {
             Level::Avx512Vbmi => unsafe {
                 arch::avx512::vbmi::unpack(share, codes);
                 arch::avx512::gemm(codes, share.scale, inputs, out);
+            },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: an `Isa` of this level exists only if the CPU has its features; `mul` checked the
+            // inputs against the columns and cut the outputs and the codes to size.
+            Level::Neon => unsafe {
+                arch::neon::unpack(self.isa(), share, codes);
+                arch::neon::gemm(codes, share.scale, inputs, out);
+            },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above; the quantized values have more zeros behind their padded columns than `gemm`
+            // reads.
+            Level::NeonDotprod => unsafe {
+                arch::neon::unpack(self.isa(), share, codes);
+                arch::dotprod::gemm(codes, share.scale, inputs, out);
             },
         }
     }

@@ -349,12 +349,16 @@ impl KvElement for f16 {
 /// The two loops of attention. What `Level::Scalar` does is their specification; those of the vector
 /// instruction sets are in `arch` and sum each lane in the same order.
 mod attention {
-    use super::{ATTEND_TOKENS, KvElement, LANES, sum_lanes};
+    #[cfg(avx512)]
+    use super::ATTEND_TOKENS;
+    use super::{KvElement, LANES, sum_lanes};
     use crate::Isa;
     #[cfg(target_arch = "x86_64")]
     use crate::arch::avx2;
     #[cfg(avx512)]
     use crate::arch::avx512;
+    #[cfg(target_arch = "aarch64")]
+    use crate::arch::neon;
     use crate::isa::Level;
 
     /// `scores[i] = query . keys[i] * scale`, lane by lane. `next` is what will be read after the keys.
@@ -367,6 +371,8 @@ mod attention {
         scores: &mut [f32],
     ) {
         assert_eq!(keys.len(), query.len() * scores.len());
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = next;
         match isa.level() {
             Level::Scalar => {
                 for (score, key) in scores.iter_mut().zip(keys.chunks_exact(query.len())) {
@@ -388,6 +394,9 @@ mod attention {
             Level::Avx512Vnni | Level::Avx512Vbmi => unsafe {
                 avx512::attention_scores(query, keys, next, scale, scores)
             },
+            // SAFETY: an `Isa` of either level exists only if the CPU has NEON; the lengths as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon | Level::NeonDotprod => unsafe { neon::attention_scores(query, keys, scale, scores) },
         }
     }
 
@@ -453,6 +462,9 @@ mod attention {
             Level::Avx512Vnni | Level::Avx512Vbmi => unsafe {
                 avx512::add_values(tokens, weights, values, next, out)
             },
+            // SAFETY: an `Isa` of either level exists only if the CPU has NEON; the lengths as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon | Level::NeonDotprod => unsafe { neon::add_values(tokens, weights, values, out) },
         }
     }
 }

@@ -4,41 +4,25 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::neon::unpack_i2_s;
+use super::neon::{self, Sums, base3_codes, broadcast, i2_s_codes};
 use crate::arch::scalar::finish_sums;
 use crate::format::i2_s::STEP_BYTES;
 use crate::input::COLUMN_STEP;
+use crate::matrix::Share;
 use crate::{PANEL_ROWS, TokenInput};
 
 /// Inputs that a GEMM tile multiplies at a time: 4 x 4 accumulators, four vectors of activations and
 /// four of codes leave some of the 32 registers for the loads ahead.
 const TILE_INPUTS: usize = 4;
 
-/// One `i2_s` panel times all inputs.
+/// One input times the panels of `share`; the outputs of two panels are `stride` apart.
 ///
 /// # Safety
-/// The CPU has NEON and its dot products. `panel` is whole (its length a multiple of [`STEP_BYTES`]),
-/// each input's `q` has 16 values for each step, `out` 32 values for each input, and `scratch` four
-/// bytes for each byte of the panel.
+/// As for [`neon::gemv`], and the CPU has dot products.
 #[target_feature(enable = "neon,dotprod")]
-pub(crate) unsafe fn i2_s(
-    panel: &[u8],
-    scale: f32,
-    inputs: &[TokenInput],
-    scratch: &mut [u8],
-    out: &mut [f32],
-) {
-    debug_assert!(inputs.iter().all(|i| i.q.len() / COLUMN_STEP == panel.len() / STEP_BYTES));
-    debug_assert_eq!(out.len(), inputs.len() * PANEL_ROWS);
-    // SAFETY: the caller's promises are those of the callees.
-    unsafe {
-        if let [input] = inputs {
-            i2_s_gemv(panel, scale, input, out);
-        } else {
-            unpack_i2_s(panel, scratch);
-            codes_gemm(scratch, scale, inputs, out);
-        }
-    }
+pub(crate) unsafe fn gemv(share: &Share<'_>, input: &TokenInput, stride: usize, out: &mut [f32]) {
+    // SAFETY: the caller's promises are those of the callee; the functions need dot products only.
+    unsafe { neon::gemv_by(i2_s_sums, base3_sums, share, input, stride, out) }
 }
 
 /// Adds to each lane of `sum` the four products of its codes with the four values in lane `LANE` of
@@ -63,57 +47,83 @@ unsafe fn sdot<const LANE: i32>(mut sum: int32x4_t, codes: int8x16_t, q: int8x16
     sum
 }
 
-/// One panel times one input, straight from the packed codes.
+/// Sums of `i2_s` steps: see [`neon::SumsOf`].
 ///
 /// # Safety
-/// As for [`i2_s`].
+/// As there, for NEON and its dot products.
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn i2_s_gemv(panel: &[u8], scale: f32, input: &TokenInput, out: &mut [f32]) {
-    let mut totals = [0i32; PANEL_ROWS];
-    // SAFETY: a step is 128 bytes of the panel and 16 of q, both cut to that length; `totals` is eight
-    // vectors of four.
-    unsafe {
-        let mask = vdupq_n_u8(3);
-        let mut sums = [vdupq_n_s32(0); 8];
-        for (step, q) in panel.chunks_exact(STEP_BYTES).zip(input.q.chunks_exact(COLUMN_STEP)) {
-            let q = vld1q_s8(q.as_ptr());
-            for (part, sum) in sums.iter_mut().enumerate() {
-                // Four rows: in each lane one row's four neighbouring columns, four planes deep.
-                let tile = vld1q_u8(step.as_ptr().add(16 * part));
-                let codes = vreinterpretq_s8_u8(vandq_u8(tile, mask));
-                *sum = sdot::<0>(*sum, codes, q);
-                let codes = vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8::<2>(tile), mask));
-                *sum = sdot::<1>(*sum, codes, q);
-                let codes = vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8::<4>(tile), mask));
-                *sum = sdot::<2>(*sum, codes, q);
-                let codes = vreinterpretq_s8_u8(vshrq_n_u8::<6>(tile));
-                *sum = sdot::<3>(*sum, codes, q);
-            }
-        }
-        for (total, sum) in totals.chunks_exact_mut(4).zip(sums) {
-            vst1q_s32(total.as_mut_ptr(), sum);
-        }
-    }
-    finish_sums(&totals, scale, input, out);
+unsafe fn i2_s_sums(steps: &[u8], q: &[i8]) -> Sums {
+    // SAFETY: the caller's promise.
+    unsafe { step_sums(steps, q, |tile| i2_s_codes(tile)) }
 }
 
-/// One panel times all inputs, from codes unpacked to one a byte: for each four columns the 32 rows'
-/// four codes.
+/// Sums of `base3` steps: see [`neon::SumsOf`].
 ///
 /// # Safety
-/// The CPU has NEON and its dot products. Each input's `q` has 16 values for each 512 bytes of `codes`,
-/// of which there are whole ones, and `out` 32 values for each input.
+/// As there, for NEON and its dot products.
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn codes_gemm(codes: &[u8], scale: f32, inputs: &[TokenInput], out: &mut [f32]) {
+unsafe fn base3_sums(steps: &[u8], q: &[i8]) -> Sums {
+    // SAFETY: the caller's promise.
+    unsafe { step_sums(steps, q, |tile| base3_codes(tile)) }
+}
+
+/// Sums of steps that hold PLANES times four columns. `codes_of` spreads the 16 bytes of four rows.
+///
+/// # Safety
+/// The CPU has NEON and its dot products; `steps` is whole steps, and `q` has their columns.
+#[target_feature(enable = "neon,dotprod")]
+#[inline]
+unsafe fn step_sums<const PLANES: usize>(
+    steps: &[u8],
+    q: &[i8],
+    codes_of: impl Fn(uint8x16_t) -> [uint8x16_t; PLANES],
+) -> Sums {
+    // SAFETY: a step is 128 bytes and 4 PLANES of q, both cut to that length.
+    unsafe {
+        let add = |mut sum: int32x4_t, w: *const u8, x: &[int8x16_t; PLANES]| {
+            for (codes, x) in codes_of(vld1q_u8(w)).into_iter().zip(x) {
+                sum = sdot::<0>(sum, vreinterpretq_s8_u8(codes), *x);
+            }
+            sum
+        };
+        let mut sums = [vdupq_n_s32(0); 8];
+        for (step, q) in steps.chunks_exact(STEP_BYTES).zip(q.chunks_exact(4 * PLANES)) {
+            let w = step.as_ptr();
+            let x: [int8x16_t; PLANES] = std::array::from_fn(|p| broadcast(q.as_ptr().add(4 * p)));
+            // Written out: as a loop the compiler leaves the sums in memory.
+            sums = [
+                add(sums[0], w, &x),
+                add(sums[1], w.add(16), &x),
+                add(sums[2], w.add(32), &x),
+                add(sums[3], w.add(48), &x),
+                add(sums[4], w.add(64), &x),
+                add(sums[5], w.add(80), &x),
+                add(sums[6], w.add(96), &x),
+                add(sums[7], w.add(112), &x),
+            ];
+        }
+        sums
+    }
+}
+
+/// One panel, as codes, times several inputs.
+///
+/// # Safety
+/// The CPU has NEON and its dot products. `codes` has 128 bytes for each four columns, each input's `q` as
+/// many values and 12 more, and `out` 32 values for each input.
+#[target_feature(enable = "neon,dotprod")]
+pub(crate) unsafe fn gemm(codes: &[u8], scale: f32, inputs: &[TokenInput], out: &mut [f32]) {
+    debug_assert!(inputs.iter().all(|i| i.q.len() >= codes.len() / PANEL_ROWS + 12));
+    debug_assert_eq!(out.len(), inputs.len() * PANEL_ROWS);
     for (inputs, out) in inputs.chunks(TILE_INPUTS).zip(out.chunks_mut(TILE_INPUTS * PANEL_ROWS)) {
         for half in 0..2 {
             // SAFETY: the caller's promises are those of the callees.
             unsafe {
                 match inputs.len() {
-                    1 => codes_tile::<1>(codes, half, scale, inputs, out),
-                    2 => codes_tile::<2>(codes, half, scale, inputs, out),
-                    3 => codes_tile::<3>(codes, half, scale, inputs, out),
-                    _ => codes_tile::<TILE_INPUTS>(codes, half, scale, inputs, out),
+                    1 => code_tile::<1>(codes, half, scale, inputs, out),
+                    2 => code_tile::<2>(codes, half, scale, inputs, out),
+                    3 => code_tile::<3>(codes, half, scale, inputs, out),
+                    _ => code_tile::<TILE_INPUTS>(codes, half, scale, inputs, out),
                 }
             }
         }
@@ -123,9 +133,9 @@ unsafe fn codes_gemm(codes: &[u8], scale: f32, inputs: &[TokenInput], out: &mut 
 /// 16 rows (the panel's first or second half) x N inputs; all sums stay in registers.
 ///
 /// # Safety
-/// As for [`codes_gemm`]; `inputs` has N elements.
+/// As for [`gemm`]; `inputs` has N elements.
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn codes_tile<const N: usize>(
+unsafe fn code_tile<const N: usize>(
     codes: &[u8],
     half: usize,
     scale: f32,
@@ -133,27 +143,33 @@ unsafe fn codes_tile<const N: usize>(
     out: &mut [f32],
 ) {
     let inputs: &[TokenInput; N] = inputs.try_into().expect("as many inputs as the tile is wide");
-    // SAFETY: each 16 columns are 512 bytes of codes, of which each four columns have 64 in this half,
-    // and 16 of each q.
+    // SAFETY: each four columns are 128 bytes of codes, 64 of them this half's, and 4 of each q, behind
+    // which 12 more can be read.
     unsafe {
+        let mut q: [*const i8; N] = std::array::from_fn(|n| inputs[n].q.as_ptr());
         let mut sums = [[vdupq_n_s32(0); 4]; N];
-        for (step, codes) in codes.chunks_exact(4 * STEP_BYTES).enumerate() {
-            let mut q = [vdupq_n_s8(0); N];
-            for (q, input) in q.iter_mut().zip(inputs) {
-                *q = vld1q_s8(input.q.as_ptr().add(COLUMN_STEP * step));
-            }
+        let steps = codes.chunks_exact(4 * STEP_BYTES);
+        let rest = steps.remainder();
+        for codes in steps {
+            let x: [int8x16_t; N] = std::array::from_fn(|n| vld1q_s8(q[n]));
             let w = codes.as_ptr().add(64 * half);
-            add_columns::<0, N>(&mut sums, w, &q);
-            add_columns::<1, N>(&mut sums, w.add(STEP_BYTES), &q);
-            add_columns::<2, N>(&mut sums, w.add(2 * STEP_BYTES), &q);
-            add_columns::<3, N>(&mut sums, w.add(3 * STEP_BYTES), &q);
+            add_columns::<0, N>(&mut sums, w, &x);
+            add_columns::<1, N>(&mut sums, w.add(STEP_BYTES), &x);
+            add_columns::<2, N>(&mut sums, w.add(2 * STEP_BYTES), &x);
+            add_columns::<3, N>(&mut sums, w.add(3 * STEP_BYTES), &x);
+            q = q.map(|q| q.wrapping_add(COLUMN_STEP));
+        }
+        for codes in rest.chunks_exact(STEP_BYTES) {
+            let x: [int8x16_t; N] = std::array::from_fn(|n| vld1q_s8(q[n]));
+            add_columns::<0, N>(&mut sums, codes.as_ptr().add(64 * half), &x);
+            q = q.map(|q| q.wrapping_add(4));
         }
         for (n, out) in out.chunks_exact_mut(PANEL_ROWS).enumerate() {
-            let mut totals = [0i32; 16];
-            for (total, sum) in totals.chunks_exact_mut(4).zip(sums[n]) {
-                vst1q_s32(total.as_mut_ptr(), sum);
+            let mut rows = [0i32; 16];
+            for (rows, sum) in rows.chunks_exact_mut(4).zip(sums[n]) {
+                vst1q_s32(rows.as_mut_ptr(), sum);
             }
-            finish_sums(&totals, scale, &inputs[n], &mut out[half * 16..][..16]);
+            finish_sums(&rows, inputs[n].q_sum, scale, &inputs[n], &mut out[half * 16..][..16]);
         }
     }
 }

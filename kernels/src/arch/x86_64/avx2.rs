@@ -79,11 +79,9 @@ pub(crate) unsafe fn gemv(share: &Share<'_>, input: &TokenInput, stride: usize, 
 }
 
 /// Requests the two cache lines of a step some way ahead.
-#[target_feature(enable = "avx2")]
-#[inline]
+#[inline(always)]
 fn prefetch_step(w: *const u8) {
-    // SAFETY: a prefetch never faults.
-    #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
+    // SAFETY: SSE is part of x86-64, and a prefetch never faults.
     unsafe {
         _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES).cast());
         _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES + 64).cast());
