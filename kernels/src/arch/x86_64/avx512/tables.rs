@@ -11,8 +11,10 @@ use crate::format::{Format, tl1, tl2};
 use crate::matrix::Share;
 use crate::{PANEL_ROWS, TokenInput};
 
-/// How many panels of a chunk the weight stream is requested ahead: some 4 KiB.
-const PREFETCH_PANELS: usize = 3;
+/// How many panels of a chunk the weight stream is requested ahead, into the second-level cache: some 15 KiB.
+/// The stream begins anew with each chunk, where the hardware's prefetchers have to learn it again, and the
+/// first level is the tables'.
+const PREFETCH_PANELS: usize = 12;
 
 /// One input times the panels of `share`, chunk after chunk: see [`super::gemv`]. Between chunks the sums
 /// are kept, as integers, in the outputs.
@@ -70,7 +72,7 @@ unsafe fn sums_of_two(panel: &[u8], tables: *const Table, ahead: *const u8) -> _
     for (i, step) in panel.chunks_exact(tl1::STEP_BYTES).enumerate() {
         // SAFETY: a step is 64 bytes and has four tables; a prefetch never faults.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(i * tl1::STEP_BYTES).cast());
+            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(i * tl1::STEP_BYTES).cast());
             let table = |n: usize| {
                 let entries = _mm256_load_si256(tables.add(4 * i + n).cast());
                 _mm512_broadcast_i64x4(entries)
@@ -107,7 +109,7 @@ unsafe fn sums_of_three(panel: &[u8], tables: *const Table, ahead: *const u8) ->
             let words: [__m512i; 5] =
                 std::array::from_fn(|k| _mm512_loadu_si512(block.as_ptr().add(64 * k).cast()));
             for (k, w) in words.into_iter().enumerate() {
-                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(i * tl2::BLOCK_BYTES + 64 * k).cast());
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(i * tl2::BLOCK_BYTES + 64 * k).cast());
                 sums[0] = _mm512_add_epi16(sums[0], look_up(w, 3 * k));
                 sums[1] = _mm512_add_epi16(sums[1], look_up(_mm512_srli_epi16::<5>(w), 3 * k + 1));
                 sums[0] = _mm512_add_epi16(sums[0], look_up(_mm512_srli_epi16::<10>(w), 3 * k + 2));
