@@ -184,7 +184,7 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(100))
         .measurement_time(Duration::from_millis(400))
-        .nresamples(1000);
+        .nresamples(2000);
     targets = gemv, gemm
 }
 criterion_main!(benches);
