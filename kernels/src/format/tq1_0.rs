@@ -8,7 +8,7 @@
 //!   32 x u16                                              scale of each row's block
 //! ```
 //!
-//! The scale is in units of the matrix's, as in [`tq2_0`](super::tq2_0).
+//! The scale is in units of the matrix's, as in [`tq2_0`].
 
 use super::{base3, i2_s, rows_of, tq2_0};
 
