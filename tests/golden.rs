@@ -41,7 +41,7 @@ fn token_by_token(engine: &mut Engine, tokens: &[u32]) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn i2_s_agrees_with_float64_on_every_isa_thread_count_and_batch() {
+fn every_exact_kernel_agrees_with_float64_on_every_isa_thread_count_and_batch() {
     for (name, golden) in [
         ("tiny-bitnet-b1.58.i2_s", "tiny-bitnet-b1.58"),
         ("tiny-bitnet-b1.58.f16", "tiny-bitnet-b1.58"),
@@ -50,18 +50,21 @@ fn i2_s_agrees_with_float64_on_every_isa_thread_count_and_batch() {
         let gguf = if name.ends_with("f16") { fixture_gz(name) } else { fixture(name) };
         let golden = Golden::load(golden);
         let mut first: Option<Vec<Vec<f32>>> = None;
-        for isa in Isa::available() {
-            for threads in [1, 2] {
-                let mut engine = engine(&gguf, Kernel::I2S, isa, threads, KvType::F32);
-                for (how, logits) in [
-                    ("batch", in_one_batch(&mut engine, &golden.tokens)),
-                    ("tokens", token_by_token(&mut engine, &golden.tokens)),
-                ] {
-                    let (difference, _) = compare(&logits, &golden);
-                    assert!(difference < 1e-5, "{name} {isa} {threads} {how}: {difference}");
-                    let first = first.get_or_insert_with(|| logits.clone());
-                    for (got, want) in logits.iter().flatten().zip(first.iter().flatten()) {
-                        assert!((got - want).abs() < 1e-5, "{name} {isa} {threads} {how}: {got} for {want}");
+        for kernel in Kernel::ALL.into_iter().filter(|k| k.is_exact()) {
+            for isa in kernel.isas() {
+                for threads in [1, 2] {
+                    let mut engine = engine(&gguf, kernel, isa, threads, KvType::F32);
+                    for (how, logits) in [
+                        ("batch", in_one_batch(&mut engine, &golden.tokens)),
+                        ("tokens", token_by_token(&mut engine, &golden.tokens)),
+                    ] {
+                        let what = format!("{name} {kernel} {isa} {threads} {how}");
+                        let (difference, _) = compare(&logits, &golden);
+                        assert!(difference < 1e-5, "{what}: {difference}");
+                        let first = first.get_or_insert_with(|| logits.clone());
+                        for (got, want) in logits.iter().flatten().zip(first.iter().flatten()) {
+                            assert!((got - want).abs() < 1e-5, "{what}: {got} for {want}");
+                        }
                     }
                 }
             }

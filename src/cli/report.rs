@@ -38,7 +38,7 @@ impl Args {
 pub(super) fn terminal_width() -> usize {
     match console_columns() {
         Some(columns) if columns >= 40 => columns,
-        _ => 120,
+        _ => 160,
     }
 }
 

@@ -113,17 +113,17 @@ pub fn terminal_summary(summary: &Summary, width: usize) -> String {
             _ => String::new(),
         }),
         column("decode tok/s", true, 0, rows, |r| r.decode_tok_s.map_or_else(String::new, short)),
-        column("min-max", true, 3, rows, |r| {
+        column("min-max", true, 4, rows, |r| {
             let spread = r.decode_tok_s.filter(|s| s.rounds > 1);
             spread.map_or_else(String::new, |s| {
                 format!("{}-{}", round_significant(s.min, 3), round_significant(s.max, 3))
             })
         }),
-        column("roofline", true, 4, rows, |r| {
+        column("roofline", true, 2, rows, |r| {
             r.decode_roofline_percent.value().map_or_else(String::new, |p| format!("{p:.0} %"))
         }),
         column("prefill tok/s", true, 2, rows, |r| r.prefill_tok_s.map_or_else(String::new, short)),
-        column("prefill roof", true, 4, rows, |r| {
+        column("prefill roof", true, 3, rows, |r| {
             r.prefill_roofline_percent.value().map_or_else(String::new, |p| format!("{p:.0} %"))
         }),
         column("p50 ms", true, 7, rows, |r| {

@@ -1,7 +1,7 @@
 //! `base3`, the format of the `native` kernel: five trits a byte, 1.6 bits a weight.
 //!
 //! 3^5 = 243 of 256 values are used: no byte-aligned code of trits is denser. A step is 20 columns of the
-//! panel's 32 rows in 128 bytes, in the order of an [`i2_s`] step: byte `4 r + j` belongs to
+//! panel's 32 rows in 128 bytes, in the order of an `i2_s` step: byte `4 r + j` belongs to
 //! row `r` and holds the columns `j`, `j+4`, `j+8`, `j+12`, `j+16` as digits of base 3 (a digit is
 //! trit + 1).
 //!

@@ -25,7 +25,7 @@
 //! ```
 //!
 //! Nothing else differs. The steps of a panel are cut into chunks of 192 columns, and a matrix stores chunk
-//! 0 of all panels, then chunk 1 of all, and so on: see `tables.rs`.
+//! 0 of all panels, then chunk 1 of all, and so on: see `tables`.
 
 use super::tables::{self, Kind};
 use crate::PANEL_ROWS;

@@ -1,6 +1,6 @@
 //! `tl2`: three trits are a sign and one of fourteen magnitudes, five bits: 5/3 = 1.67 bits a weight.
 //!
-//! As in [`tl1`] a product looks sums up in tables made of the activations: here a table holds
+//! As in `tl1` a product looks sums up in tables made of the activations: here a table holds
 //! the sums of three columns (bitnet.cpp's TL2, arXiv:2502.11880, lossless variant: 16-bit entries). With
 //! the trits `a`, `b`, `c` and `v = 9 a + 3 b + c`, the magnitude is `|v|` (0..=13) and the sign is that of
 //! `v`: the negative of a sum needs no entry of its own.
@@ -31,7 +31,7 @@
 //! bits 7..4  magnitude of 1  magnitude of 3  magnitude of 5  magnitude of 7  the half's field g
 //! ```
 //!
-//! Chunks of 192 columns as in `tl1`: see `tables.rs`.
+//! Chunks of 192 columns as in `tl1`: see `tables`.
 //!
 //! The kernel `tl2-lossy` reads the same bytes with table entries rounded to 8 bits, as bitnet.cpp's TL2_0
 //! does. In these layouts that saves nothing, because the sums are 16 bits wide anyway: it is there to show

@@ -103,7 +103,7 @@ impl Cursor {
 type Planes = [[__m512i; 5]; 2];
 
 /// No sums.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 fn no_sums() -> Planes {
     [[_mm512_setzero_si512(); 5]; 2]
@@ -140,14 +140,14 @@ unsafe fn i2_s_steps(at: &mut Cursor, n: usize, planes: &mut Planes) {
 }
 
 /// Where the four codes of a byte are.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 fn plane_masks() -> [__m512i; 4] {
     [0x03, 0x0c, 0x30, 0xc0u8].map(|m| _mm512_set1_epi8(m as i8))
 }
 
 /// Requests the two cache lines of a step some way ahead.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 fn prefetch_step(w: *const u8) {
     // SAFETY: a prefetch never faults.
@@ -159,7 +159,7 @@ fn prefetch_step(w: *const u8) {
 }
 
 /// The next digit of 64 fractions, from the most significant down: the carry of a multiplication by 3.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 fn next_digit(bytes: &mut __m512i) -> __m512i {
     let one = _mm512_set1_epi8(1);
@@ -198,7 +198,7 @@ unsafe fn base3_steps(at: &mut Cursor, n: usize, planes: &mut Planes) {
 
 /// Sums of the planes, each in its place. Plane 4 holds sums of 81 times a code, which are multiples of 81:
 /// multiplying with the inverse of 81 modulo 2^32 divides them exactly.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 fn totals(planes: &Planes) -> [__m512i; 2] {
     const INVERSE_OF_81: u32 = 0x7819_48b1;
@@ -247,7 +247,7 @@ unsafe fn blocks(
 }
 
 /// From sums to a panel's outputs.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 fn store(sums: [__m512i; 2], offset: i32, scale: f32, input: &TokenInput, out: &mut [f32]) {
     let mut lanes = [0i32; PANEL_ROWS];
@@ -280,8 +280,8 @@ pub(crate) unsafe fn unpack(share: &Share<'_>, codes: &mut [u8]) {
 /// The two halves of a step.
 ///
 /// # Safety
-/// The CPU has AVX-512 F; the step is of 128 bytes.
-#[target_feature(enable = "avx512f")]
+/// The CPU has AVX-512 F, BW and VL; the step is of 128 bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 unsafe fn load_step(step: &[u8]) -> [__m512i; 2] {
     // SAFETY: the caller's promise.
@@ -289,7 +289,7 @@ unsafe fn load_step(step: &[u8]) -> [__m512i; 2] {
 }
 
 /// Stores a half's codes of the four columns `four`.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 fn store_codes(values: __m512i, four: usize, half: usize, codes: &mut [u8]) {
     // SAFETY: the slice has 64 bytes.
@@ -336,7 +336,7 @@ unsafe fn unpack_with(share: &Share<'_>, codes: &mut [u8], base3_step: impl Fn(&
 /// The codes of `i2_s` steps.
 ///
 /// # Safety
-/// The CPU has AVX-512 F and BW.
+/// The CPU has AVX-512 F, BW and VL.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn unpack_fours(steps: &[u8], codes: &mut [u8]) {
     let mask = _mm512_set1_epi8(3);
@@ -402,8 +402,8 @@ unsafe fn code_tile<const N: usize>(codes: &[u8], scale: f32, inputs: &[TokenInp
 /// Sixteen elements as f32.
 ///
 /// # Safety
-/// The CPU has AVX-512 F; `T` is f16 or f32 and 16 elements are readable at `p`.
-#[target_feature(enable = "avx512f")]
+/// The CPU has AVX-512 F, BW and VL; `T` is f16 or f32 and 16 elements are readable at `p`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 unsafe fn load16<T>(p: *const T) -> __m512 {
     // SAFETY: 16 elements of two or four bytes are 32 or 64 bytes.
@@ -419,9 +419,9 @@ unsafe fn load16<T>(p: *const T) -> __m512 {
 /// One float panel (elements f16 or f32) times all inputs.
 ///
 /// # Safety
-/// The CPU has AVX-512 F. `panel` has 32 elements for each value of an input's `x`, `out` 32 values
+/// The CPU has AVX-512 F, BW and VL. `panel` has 32 elements for each value of an input's `x`, `out` 32 values
 /// for each input, and `scratch` room for 32 x [`FLOAT_BLOCK_COLS`] floats, aligned as such.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(crate) unsafe fn float_panel<T: Element>(
     panel: &[T],
     scale: f32,
@@ -456,7 +456,7 @@ pub(crate) unsafe fn float_panel<T: Element>(
 ///
 /// # Safety
 /// As for [`float_tile`], for any number of inputs.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn float_tiles(weights: &[f32], col: usize, inputs: &[TokenInput], out: &mut [f32]) {
     for (inputs, out) in inputs.chunks(TILE_INPUTS).zip(out.chunks_mut(TILE_INPUTS * PANEL_ROWS)) {
         // SAFETY: the caller's promise.
@@ -468,7 +468,7 @@ unsafe fn float_tiles(weights: &[f32], col: usize, inputs: &[TokenInput], out: &
 ///
 /// # Safety
 /// As for [`float_panel`].
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn float_gemv<T: Element>(panel: &[T], scale: f32, input: &TokenInput, out: &mut [f32]) {
     let mut sums = [[_mm512_setzero_ps(); 4]; 2];
     for (columns, x) in panel.chunks_exact(4 * PANEL_ROWS).zip(input.x.chunks_exact(4)) {
@@ -497,7 +497,7 @@ unsafe fn float_gemv<T: Element>(panel: &[T], scale: f32, input: &TokenInput, ou
 ///
 /// # Safety
 /// As for [`float_panel`]; `inputs` has N elements with `weights.len() / 32` values from `col` on.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn float_tile<const N: usize>(weights: &[f32], col: usize, inputs: &[TokenInput], out: &mut [f32]) {
     let inputs: &[TokenInput; N] = inputs.try_into().expect("as many inputs as the tile is wide");
     // SAFETY: each column is 32 floats of `weights` and one of each input's x; `out` has 32 N.
@@ -527,9 +527,9 @@ unsafe fn float_tile<const N: usize>(weights: &[f32], col: usize, inputs: &[Toke
 /// scalar form; four keys at a time hide the latency of the additions. `next` is read after the keys.
 ///
 /// # Safety
-/// The CPU has AVX-512 F and AVX2. `T` is f16 or f32, the query's length is a multiple of 16,
+/// The CPU has AVX-512 F, BW and VL, and AVX2. `T` is f16 or f32, the query's length is a multiple of 16,
 /// and `keys` holds one of that length for each score.
-#[target_feature(enable = "avx512f,avx2,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c")]
 pub(crate) unsafe fn attention_scores<T>(
     query: &[f32],
     keys: &[T],
@@ -562,8 +562,8 @@ pub(crate) unsafe fn attention_scores<T>(
 /// quarters, and so on, of two vectors at a time.
 ///
 /// # Safety
-/// The CPU has AVX-512 F and AVX.
-#[target_feature(enable = "avx512f,avx2")]
+/// The CPU has AVX-512 F, BW and VL, and AVX2.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
 #[inline]
 unsafe fn sum_lanes_of_4(sums: [__m512; 4]) -> __m128 {
     // SAFETY: register arithmetic only; before Rust 1.87 these intrinsics count as unsafe.
@@ -594,9 +594,9 @@ unsafe fn sum_lanes_of_4(sums: [__m512; 4]) -> __m128 {
 /// Each row of `scores` gets those of the keys and keeps what is behind them.
 ///
 /// # Safety
-/// The CPU has AVX-512 F, AVX2 and F16C. `T` is f16 or f32, `queries` holds four vectors of a multiple of
+/// The CPU has AVX-512 F, BW and VL, AVX2 and F16C. `T` is f16 or f32, `queries` holds four vectors of a multiple of
 /// 16 elements, `keys` such vectors, and `scores` four rows of no fewer elements than there are keys.
-#[target_feature(enable = "avx512f,avx2,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c")]
 pub(crate) unsafe fn attention_scores_of_4<T>(queries: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
     let (dim, stride) = (queries.len() / 4, scores.len() / 4);
     let n = keys.len() / dim;
@@ -631,9 +631,9 @@ pub(crate) unsafe fn attention_scores_of_4<T>(queries: &[f32], keys: &[T], scale
 /// a time that the additions hide each other's latency.
 ///
 /// # Safety
-/// The CPU has AVX-512 F. `T` is f16 or f32, a token's part of `out` is a multiple of 16 long, and
+/// The CPU has AVX-512 F, BW and VL. `T` is f16 or f32, a token's part of `out` is a multiple of 16 long, and
 /// `values` holds vectors of that length, no more than each token has weights.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(crate) unsafe fn add_values<T>(
     tokens: usize,
     weights: &[f32],
@@ -674,7 +674,7 @@ pub(crate) unsafe fn add_values<T>(
 ///
 /// # Safety
 /// As for [`add_values`], with Q tokens; their parts of `out` have 16 N elements from `at` on.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn add_values_of<const Q: usize, const N: usize, T>(
     weights: &[f32],
     stride: usize,
@@ -717,8 +717,8 @@ unsafe fn add_values_of<const Q: usize, const N: usize, T>(
 /// Sum of all words: see [`crate::vector::read`].
 ///
 /// # Safety
-/// The CPU has AVX-512 F.
-#[target_feature(enable = "avx512f")]
+/// The CPU has AVX-512 F, BW and VL.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(crate) unsafe fn read(words: &[u64]) -> u64 {
     // Four cache lines a turn, each vector with a sum of its own.
     let blocks = words.chunks_exact(32);

@@ -14,9 +14,9 @@ use crate::{PANEL_ROWS, TokenInput};
 /// One panel times all inputs.
 ///
 /// # Safety
-/// The CPU has AVX-512 F and BW. `panel` holds whole blocks for the columns of each input's `x`, `out` 32
+/// The CPU has AVX-512 F, BW and VL. `panel` holds whole blocks for the columns of each input's `x`, `out` 32
 /// values for each input, and `scratch` room for 32 x [`FLOAT_BLOCK_COLS`] floats, aligned as such.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(crate) unsafe fn panel(
     format: Format,
     panel: &[u8],
@@ -47,8 +47,8 @@ pub(crate) unsafe fn panel(
 /// The sums of `code * x` over N columns of 32 rows: two columns in flight.
 ///
 /// # Safety
-/// The CPU has AVX-512 F; 32 N codes and N activations are readable. N is even.
-#[target_feature(enable = "avx512f")]
+/// The CPU has AVX-512 F, BW and VL; 32 N codes and N activations are readable. N is even.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 unsafe fn columns<const N: usize>(codes: *const i8, x: *const f32) -> [__m512; 2] {
     // SAFETY: the caller's promise.
@@ -72,8 +72,8 @@ unsafe fn columns<const N: usize>(codes: *const i8, x: *const f32) -> [__m512; 2
 /// Sixteen f16 scales.
 ///
 /// # Safety
-/// The CPU has AVX-512 F; 32 bytes are readable.
-#[target_feature(enable = "avx512f")]
+/// The CPU has AVX-512 F, BW and VL; 32 bytes are readable.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 unsafe fn scales(at: *const u8) -> __m512 {
     // SAFETY: the caller's promise.
@@ -83,8 +83,8 @@ unsafe fn scales(at: *const u8) -> __m512 {
 /// Requests the cache lines of the `bytes` one page ahead of `at`.
 ///
 /// # Safety
-/// The CPU has AVX-512 F.
-#[target_feature(enable = "avx512f")]
+/// The CPU has AVX-512 F, BW and VL.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 unsafe fn prefetch(at: *const u8, bytes: usize) {
     for line in 0..bytes.div_ceil(64) {
@@ -100,7 +100,7 @@ unsafe fn prefetch(at: *const u8, bytes: usize) {
 ///
 /// # Safety
 /// As for [`panel`].
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn q8_0(panel: &[u8], input: &TokenInput, out: &mut [f32]) {
     // SAFETY: a block is 32 f16, then 32 codes for each of 32 columns.
     unsafe {
@@ -121,7 +121,7 @@ unsafe fn q8_0(panel: &[u8], input: &TokenInput, out: &mut [f32]) {
 ///
 /// # Safety
 /// As for [`panel`].
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn q6_k(panel: &[u8], input: &TokenInput, out: &mut [f32]) {
     // SAFETY: a block is 32 f16, then groups of 32 sub-scales and two chunks.
     unsafe {
@@ -156,8 +156,8 @@ unsafe fn q6_k(panel: &[u8], input: &TokenInput, out: &mut [f32]) {
 /// The signed codes of 8 columns.
 ///
 /// # Safety
-/// The CPU has AVX-512 F and BW; 192 bytes are readable at `chunk`, 256 writable at `codes`.
-#[target_feature(enable = "avx512f,avx512bw")]
+/// The CPU has AVX-512 F, BW and VL; 192 bytes are readable at `chunk`, 256 writable at `codes`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 unsafe fn unpack_chunk(chunk: *const u8, codes: *mut i8) {
     // SAFETY: the caller's promise.
@@ -184,8 +184,8 @@ unsafe fn unpack_chunk(chunk: *const u8, codes: *mut i8) {
 /// Writes 32 sums.
 ///
 /// # Safety
-/// The CPU has AVX-512 F.
-#[target_feature(enable = "avx512f")]
+/// The CPU has AVX-512 F, BW and VL.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn store(sums: [__m512; 2], out: &mut [f32]) {
     for (sum, out) in sums.into_iter().zip(out.chunks_exact_mut(16)) {
         // SAFETY: `out` has 16 values.

@@ -64,8 +64,8 @@ pub(super) unsafe fn gemv(share: &Share<'_>, kind: Kind, input: &TokenInput, str
 /// Sums of a chunk of two-trit steps, 32 rows of 16 bits.
 ///
 /// # Safety
-/// The CPU has AVX-512 BW; the panel is whole steps, and at `tables` are theirs.
-#[target_feature(enable = "avx512f,avx512bw")]
+/// The CPU has AVX-512 F, BW and VL; the panel is whole steps, and at `tables` are theirs.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 unsafe fn sums_of_two(panel: &[u8], tables: *const Table, ahead: *const u8) -> __m512i {
     let mut sums = [_mm512_setzero_si512(); 2];
@@ -94,8 +94,8 @@ unsafe fn sums_of_two(panel: &[u8], tables: *const Table, ahead: *const u8) -> _
 /// Sums of a chunk of three-trit blocks, 32 rows of 16 bits.
 ///
 /// # Safety
-/// The CPU has AVX-512 BW; the panel is whole blocks, and at `tables` are theirs.
-#[target_feature(enable = "avx512f,avx512bw")]
+/// The CPU has AVX-512 F, BW and VL; the panel is whole blocks, and at `tables` are theirs.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 unsafe fn sums_of_three(panel: &[u8], tables: *const Table, ahead: *const u8) -> __m512i {
     let mut sums = [_mm512_setzero_si512(); 2];
@@ -121,7 +121,7 @@ unsafe fn sums_of_three(panel: &[u8], tables: *const Table, ahead: *const u8) ->
 }
 
 /// The sixteenth field of a block, whose bits are the highest of its five words.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 fn last_field(words: [__m512i; 5]) -> __m512i {
     /// `a` where `mask` has ones, else `b`.
@@ -193,7 +193,7 @@ struct Digit {
 }
 
 impl Digit {
-    #[target_feature(enable = "avx512f,avx512bw")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
     fn new(code: impl Fn(usize) -> u8) -> Self {
         let entries: [u16; 32] = std::array::from_fn(|index| u16::from(code(index)));
@@ -203,7 +203,7 @@ impl Digit {
     }
 
     /// The codes of two indices.
-    #[target_feature(enable = "avx512f,avx512bw")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
     fn look_up(&self, [low, high]: [__m512i; 2]) -> __m512i {
         let low = _mm512_permutexvar_epi16(low, self.low);
@@ -212,7 +212,7 @@ impl Digit {
 }
 
 /// Stores four columns' codes, given as the first two and the last two of each row.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 fn store_rows(pairs: [__m512i; 2], codes: &mut [u8]) {
     const ROWS: [[u16; 32]; 2] = {

@@ -87,7 +87,7 @@ const TABLE: [u8; 128] = {
 };
 
 impl Decoder {
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
     fn new() -> Self {
         // SAFETY: the table is two vectors long.
@@ -98,7 +98,7 @@ impl Decoder {
     /// The four lower digits of 64 bytes, as an `i2_s` byte each, and the bytes without the fifth.
     ///
     /// Subtracting 81 wraps around where a byte is smaller, so the minimum subtracts it only where it can.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
     #[inline]
     fn four(&self, bytes: __m512i) -> (__m512i, __m512i) {
         let fifth = _mm512_set1_epi8(81);
