@@ -25,10 +25,10 @@ pub(super) struct Args {
     /// Tokens to generate
     #[arg(short, long, default_value_t = 64)]
     n: usize,
-    /// Kernel: fp32-naive, f16 or i2_s
+    /// Kernel: fp32-naive, f16, i2_s, tl1, tl2, tl2-lossy, tq1_0, tq2_0 or native
     #[arg(long, default_value = "i2_s")]
     kernel: String,
-    /// Instruction set: auto, scalar, avx2, avx512-vnni, neon or neon-dotprod
+    /// Instruction set: auto, scalar, avx2, avx512-vnni, avx512-vbmi, neon or neon-dotprod
     #[arg(long, default_value = "auto")]
     isa: String,
     /// Threads; by default all that this process may use

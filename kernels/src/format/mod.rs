@@ -158,7 +158,7 @@ impl Format {
     }
 }
 
-/// Runs `each` with every 4 columns' trits of a row of a panel: `(row, first column, 4 x n trits)`.
+/// The rows of a panel's trits, each with its number.
 pub(crate) fn rows_of(trits: &[i8]) -> impl Iterator<Item = (usize, &[i8])> {
     trits.chunks_exact(trits.len() / PANEL_ROWS).enumerate()
 }
