@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Span;
 use crate::figure::Figure;
 use crate::journal::{Case, DomainEnergy, FailureKind, MemoryReading, Phase, Work};
+use crate::probe::state::HostState;
 use crate::units::{Bytes, BytesPerS, MacPerS};
 
 /// Where a worker finds a model.
@@ -105,6 +106,8 @@ pub enum Event {
         energy: Figure<Vec<DomainEnergy>>,
         /// Memory at its end.
         memory: Figure<MemoryReading>,
+        /// The host while it lasted.
+        state: Option<HostState>,
         /// Where the time went, if that was asked for.
         profile: Option<Vec<Span>>,
         /// What was done.

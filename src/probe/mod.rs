@@ -9,6 +9,7 @@ pub mod compute;
 pub mod energy;
 pub mod host;
 pub mod memory;
+pub mod state;
 mod team;
 
 use std::path::Path;
