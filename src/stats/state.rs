@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::figure::Figure;
 use crate::journal::{Case, Phase, Record, Sample};
 use crate::probe::state::HostState;
 use crate::stats::Spread;
@@ -69,7 +70,7 @@ impl BadState {
 }
 
 impl fmt::Display for BadState {
-    /// What happened, to go on after "while" or a count: `CPU time was stolen`.
+    /// What happened, to go on after "while".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             BadState::Stolen => "the hypervisor took CPU time",
@@ -150,7 +151,7 @@ impl<'a> StateJudge<'a> {
             BadState::ALL.into_iter().filter(|bad| is(*bad, state, threads, median_mhz)).collect();
         Some(match (bad.is_empty(), &state.other_load_cpus) {
             (false, _) => SampleState::Bad(bad),
-            (true, crate::figure::Figure::Unavailable { why }) => SampleState::Unknown(why.clone()),
+            (true, Figure::Unavailable { why }) => SampleState::Unknown(why.clone()),
             (true, _) => SampleState::Ok,
         })
     }
@@ -227,7 +228,6 @@ impl StateCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figure::Figure;
     use crate::probe::state::{Frequency, Swap};
     use crate::units::Bytes;
 
