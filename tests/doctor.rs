@@ -2,6 +2,7 @@
 
 mod machine;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use assert_cmd::Command;
@@ -118,43 +119,56 @@ fn a_container_with_a_quota_cannot_gate() {
     assert_eq!(finding(&doctor(&machine), "cpu_quota").level, Level::Ok);
 }
 
-/// What a server's verdicts become if something happens to it while it is watched.
-fn disturbed(change: impl FnOnce(&Machine) + Send) -> Report {
+/// What a server's verdicts become if `change` happens to it again and again while it is watched, with
+/// growing numbers.
+fn disturbed(change: impl Fn(&Machine, u64) + Sync) -> Report {
     let machine = Machine::amd_server();
     for cpu in 0..2 {
         machine.put(&format!("sys/devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count"), "0");
     }
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            std::thread::sleep(Duration::from_millis(150));
-            change(&machine);
+            for n in 1.. {
+                if done.load(Ordering::Acquire) {
+                    break;
+                }
+                change(&machine, n);
+                std::thread::sleep(Duration::from_millis(10));
+            }
         });
-        doctor(&machine)
+        let report = doctor(&machine);
+        done.store(true, Ordering::Release);
+        report
     })
 }
 
 #[test]
 fn what_happens_meanwhile_decides() {
-    // Thousands of ticks in a third of a second are too much however slow this test is.
-    let load = disturbed(|m| {
-        m.stat(10_000, 0);
+    let load = disturbed(|m, n| {
+        m.stat(n * 1000, 0);
     });
     assert_eq!(because(&load, Purpose::Gating), ["other_load"]);
     assert_eq!(answers(&load), [Answer::WithCare, Answer::WithCare, Answer::No]);
-    let steal = disturbed(|m| {
-        m.stat(0, 10_000);
+    let steal = disturbed(|m, n| {
+        m.stat(0, n * 1000);
     });
     assert_eq!(because(&steal, Purpose::Gating), ["steal"]);
-    let hot = disturbed(|m| {
-        m.put("sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count", "1");
+    let hot = disturbed(|m, n| {
+        let file = "sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count";
+        m.replace(file, &n.to_string());
     });
     assert_eq!(because(&hot, Purpose::Gating), ["throttling"]);
-    let full = disturbed(|m| {
-        m.put("proc/pressure/memory", "some total=9999999999").put("proc/vmstat", "pswpin 0\npswpout 9");
+    let full = disturbed(|m, n| {
+        m.replace("proc/vmstat", &format!("pswpin 0\npswpout {n}"));
     });
     assert_eq!(because(&full, Purpose::Gating), ["memory_pressure"]);
     assert!(finding(&full, "memory_pressure").found.contains("swapped"));
-    let quiet = disturbed(|_| ());
+    let waiting = disturbed(|m, n| {
+        m.replace("proc/pressure/memory", &format!("some total={}", n * 1_000_000));
+    });
+    assert_eq!(because(&waiting, Purpose::Gating), ["memory_pressure"]);
+    let quiet = disturbed(|_, _| ());
     assert_eq!(finding(&quiet, "throttling").level, Level::Ok);
     assert_eq!(answers(&quiet), [Answer::WithCare, Answer::Yes, Answer::WithCare]);
 }

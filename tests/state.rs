@@ -14,8 +14,8 @@ fn both() -> Busy {
     Busy { cpus: vec![0, 1], threads: 2 }
 }
 
-/// Longer than the sensors' interval twice over.
-const WINDOW: Duration = Duration::from_millis(600);
+/// Longer than the sensors' interval.
+const WINDOW: Duration = Duration::from_millis(400);
 
 /// The state over a window in whose middle `change` happens.
 fn window(machine: &Machine, busy: &Busy, change: impl FnOnce(&Machine)) -> HostState {
@@ -69,14 +69,14 @@ fn what_happens_within_the_window_is_seen() {
     });
     let frequency = state.frequency.value().unwrap();
     assert_eq!(frequency.min_mhz, 800.0);
-    assert!(frequency.mean_mhz < 2300.0 && frequency.mean_mhz > 1600.0, "{frequency:?}");
+    assert!(frequency.mean_mhz < 2400.0 && frequency.mean_mhz > 1600.0, "{frequency:?}");
     assert_eq!(state.temperature_max_c.value(), Some(&99.0));
     assert_eq!(state.throttle_events.value(), Some(&3));
     let (steal, load) = (*state.steal_share.value().unwrap(), *state.other_load_cpus.value().unwrap());
-    // 300 ms of two CPUs each, and 4 s of work, in a window of 1.8 s or, on a busy machine, more.
-    assert!(steal > 0.0 && steal <= 0.17 && load > 0.0 && load < 2.3, "{steal} {load}");
+    // 300 ms of two CPUs each, and 4 s of work, in a window of 1.2 s or, on a busy machine, more.
+    assert!(steal > 0.0 && steal <= 0.25 && load > 0.0 && load <= 4.0 / 1.2, "{steal} {load}");
     let pressure = *state.memory_pressure_share.value().unwrap();
-    assert!(pressure > 0.0 && pressure <= 0.17, "{pressure}");
+    assert!(pressure > 0.0 && pressure <= 0.25, "{pressure}");
     let swap = state.swap.value().unwrap();
     assert!(swap.read.0 > 0 && swap.written.0 == 2 * swap.read.0, "{swap:?}");
 }

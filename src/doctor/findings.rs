@@ -79,7 +79,7 @@ pub(super) fn all(machine: &Machine) -> Vec<Finding> {
         temperature(machine),
         throttle_counter(machine),
         memory_pressure(machine),
-        noise(machine),
+        noise_of(machine),
         virtualisation(machine),
         container(machine),
         cpu_quota(machine),
@@ -362,7 +362,7 @@ fn memory_pressure(machine: &Machine) -> Finding {
     }
 }
 
-fn noise(machine: &Machine) -> Finding {
+fn noise_of(machine: &Machine) -> Finding {
     const ID: &str = "noise";
     let noise = match machine.noise {
         Figure::Measured { value, .. } | Figure::Simulated { value, .. } => value,
@@ -616,5 +616,48 @@ fn numa(machine: &Machine) -> Finding {
             .remedy("keep a run on one node")
             .command("numactl --cpunodebind=0 --membind=0 bitjoule run")
             .limits(Speed, WithCare),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Dispersion;
+    use crate::probe::state::Watch;
+
+    /// The limits that a noise of this visible difference and this ratio of slowest to fastest sets.
+    fn limits(visible_difference_percent: f64, worst_over_best: f64) -> (Level, [Option<Answer>; 3]) {
+        let empty = tempfile::tempdir().unwrap();
+        let busy = Busy { cpus: vec![0], threads: 1 };
+        let calm = Dispersion { slices: 99, median_ms: 20.0, mad_percent: 0.1, worst_over_best: 1.0 };
+        let noise = Noise {
+            threads: 1,
+            seconds: 10.0,
+            compute: calm,
+            memory: Dispersion { worst_over_best, ..calm },
+            rounds: 5,
+            visible_difference_percent,
+        };
+        let finding = noise_of(&Machine {
+            root: Some(empty.path()),
+            host: &Host::detect_in(empty.path()),
+            state: &Watch::start(Some(empty.path()), &busy).stop(),
+            noise: &Figure::measured(noise, "the self-test"),
+            busy: &busy,
+        });
+        let answer = |p| finding.limits.iter().find(|l| l.purpose == p).map(|l| l.answer);
+        (finding.level, [answer(Speed), answer(Energy), answer(Gating)])
+    }
+
+    #[test]
+    fn noise_limits_gates_first_then_speed() {
+        let care = Some(WithCare);
+        assert_eq!(limits(2.0, 1.2), (Level::Ok, [None, None, None]));
+        assert_eq!(limits(2.1, 1.0), (Level::Care, [None, None, care]));
+        assert_eq!(limits(0.1, 1.21), (Level::Care, [None, None, care]));
+        assert_eq!(limits(5.1, 1.0), (Level::Care, [care, care, care]));
+        assert_eq!(limits(0.1, 1.51), (Level::Care, [care, care, care]));
+        assert_eq!(limits(10.1, 1.0), (Level::No, [care, care, Some(No)]));
+        assert_eq!(limits(25.1, 1.0), (Level::No, [Some(No), care, Some(No)]));
     }
 }

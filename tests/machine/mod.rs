@@ -24,6 +24,14 @@ impl Machine {
         self
     }
 
+    /// As [`Machine::put`] with a new file: who opens it in the meantime reads the old or the new content,
+    /// never a part.
+    pub(crate) fn replace(&self, path: &str, content: &str) -> &Self {
+        self.put("new", content);
+        fs::rename(self.root().join("new"), self.root().join(path)).unwrap();
+        self
+    }
+
     pub(crate) fn remove(&self, path: &str) -> &Self {
         fs::remove_file(self.root().join(path)).unwrap();
         self
@@ -31,7 +39,7 @@ impl Machine {
 
     /// Ticks of all CPUs and of each of two: user, steal.
     pub(crate) fn stat(&self, user: u64, steal: u64) -> &Self {
-        self.put(
+        self.replace(
             "proc/stat",
             &format!(
                 "cpu  {} 0 0 9000 0 0 0 {} 0 0\ncpu0 {user} 0 0 4500 0 0 0 {steal} 0 0\n\
@@ -46,7 +54,6 @@ impl Machine {
     pub(crate) fn linux() -> Machine {
         let machine = Machine::new();
         machine
-            .stat(0, 0)
             .put("proc/loadavg", "0.00 0.00 0.00 1/97 7780")
             .put("proc/meminfo", "MemTotal: 16000000 kB\nMemAvailable: 12000000 kB\nSwapTotal: 0 kB")
             .put("proc/vmstat", "pswpin 0\npswpout 0")
@@ -56,7 +63,8 @@ impl Machine {
             .put("sys/devices/system/cpu/online", "0-1")
             .put("sys/devices/system/node/online", "0")
             .put("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never")
-            .put("sys/devices/system/cpu/smt/active", "0");
+            .put("sys/devices/system/cpu/smt/active", "0")
+            .stat(0, 0);
         machine
     }
 

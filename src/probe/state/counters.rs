@@ -253,7 +253,8 @@ mod tests {
     fn own_work_is_no_load_of_others() {
         // A second in which the machine worked for 1.5 s, this process for 1.2 s of them.
         let after = STAT.replace("cpu  100", "cpu  250");
-        let load = |own_ms| edge(0, 500, STAT).other_load_cpus(&edge(1000, 500 + own_ms, &after)).unwrap().0;
+        let load =
+            |own_ms: u64| edge(0, 500, STAT).other_load_cpus(&edge(1000, 500 + own_ms, &after)).unwrap().0;
         assert!((load(1200) - 0.3).abs() < 1e-9);
         assert_eq!(load(1507), 0.0);
     }
@@ -294,7 +295,7 @@ mod tests {
         end.pressure_us = Ok(21_000);
         end.swap = Ok(Swap { read: Bytes(8192), written: Bytes(4096) });
         end.throttled = Ok(5);
-        assert_eq!(start.memory_pressure_share(&end), Ok((0.2, "/proc/pressure/memory")));
+        assert!((start.memory_pressure_share(&end).unwrap().0 - 0.2).abs() < 1e-9);
         assert_eq!(start.swap(&end).unwrap().0, Swap { read: Bytes(8192), written: Bytes(0) });
         assert_eq!(start.throttle_events(&end), Ok((2, "thermal_throttle")));
         assert!(start.memory_pressure_share(&edge(0, 0, STAT)).is_err(), "no length");

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::allowed_cpus;
 use crate::figure::Figure;
+use crate::probe::clock;
 use crate::units::Bytes;
 
 use counters::Edge;
@@ -25,8 +26,8 @@ use sensors::Sensors;
 /// Time between two readings of the sensors.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// A pause is at least so many times as long as the reading before it took: the thread that reads uses
-/// at most 0.2 % of a CPU, however many files there are.
+/// A pause is at least so many times as long as the CPU time of the reading before it: the thread that
+/// reads uses at most 0.2 % of a CPU, however many files there are.
 const PAUSE_PER_READING: u32 = 500;
 
 /// The host over one window. A figure that the machine does not show says why.
@@ -170,9 +171,10 @@ fn read_by_thread(sensors: Sensors) -> Reader {
                 }
                 std::thread::park_timeout(left);
             }
-            let start = Instant::now();
+            let start = clock::thread_cpu_ns();
             sensors.read();
-            pause = INTERVAL.max(start.elapsed() * PAUSE_PER_READING);
+            let cost = Duration::from_nanos(clock::thread_cpu_ns().saturating_sub(start));
+            pause = INTERVAL.max(cost * PAUSE_PER_READING);
         }
     });
     match thread {
