@@ -727,9 +727,9 @@ fn samples_taken_in_a_bad_state_are_counted_and_stay() {
         host(None, 3000.0, 0),
     ];
     for (round, state) in (1..).zip(states) {
-        journal.visit(&fast, round, &Visit { state: Some(state), ..steps(10) });
+        journal.visit(&fast, round, &Visit { state: Some(Box::new(state)), ..steps(10) });
         // Another instruction set has another frequency, and no state in round 4.
-        let state = (round < 4).then(|| host(Some(0.0), 2000.0, 0));
+        let state = (round < 4).then(|| Box::new(host(Some(0.0), 2000.0, 0)));
         journal.visit(&slow, round, &Visit { state, ..steps(20) });
     }
     let dir = tempfile::tempdir().unwrap();

@@ -89,6 +89,39 @@ fn of_more_cpus_than_threads_the_fastest_are_the_busy_ones() {
     assert_eq!(state.frequency.value().unwrap().min_mhz, 2400.0);
 }
 
+/// An MSR device whose TSC stands at `tsc`, and whose APERF and MPERF are equal: in a file they overlap, as
+/// they do not in a device, so all their bytes are `byte`.
+fn msr(tsc: u64, byte: u8) -> Vec<u8> {
+    let mut registers = vec![0; 256];
+    registers[0x10..0x18].copy_from_slice(&tsc.to_ne_bytes());
+    registers[0xe7..0xf0].fill(byte);
+    registers
+}
+
+#[test]
+fn cycles_of_the_registers_come_before_cpufreq() {
+    let machine = Machine::intel_laptop();
+    let write = |machine: &Machine, tsc, byte| {
+        for cpu in 0..2 {
+            let path = machine.root().join(format!("dev/cpu/{cpu}/msr"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, msr(tsc, byte)).unwrap();
+        }
+    };
+    write(&machine, 1_000_000_000, 1);
+    let state = window(&machine, &both(), |machine| write(machine, 1_500_000_000, 2));
+    assert!(state.frequency.provenance().contains("APERF"), "{:?}", state.frequency);
+    // 5e8 cycles at the base frequency in the 250 ms between two readings, or more on a busy machine.
+    let mhz = state.frequency.value().unwrap().mean_mhz;
+    assert!(mhz > 0.0 && mhz <= 2100.0, "{mhz}");
+    // A hypervisor that answers 0, and a device that refuses.
+    for registers in [msr(5, 0), vec![1; 9]] {
+        std::fs::write(machine.root().join("dev/cpu/1/msr"), registers).unwrap();
+        let state = Watch::start(Some(machine.root()), &both()).stop();
+        assert!(state.frequency.provenance().contains("scaling_cur_freq"), "{:?}", state.frequency);
+    }
+}
+
 #[test]
 fn only_the_sensor_of_the_package_counts() {
     let machine = Machine::amd_server();

@@ -177,7 +177,7 @@ impl<'a> Window<'a> {
         let cpu_ns = clock::cpu_ns() - self.cpu_ns;
         let energy = self.meter.since(&self.energy);
         let (ended_unix_ms, memory) = (clock::unix_ms(), memory::read());
-        let state = Some(self.watch.stop());
+        let state = Some(Box::new(self.watch.stop()));
         move |work, profile| Event::Sample {
             ended_unix_ms,
             wall_ns,

@@ -93,6 +93,7 @@ pub struct Reference {
 /// What a worker reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "most events are samples")]
 pub enum Event {
     /// A phase was measured; the fields are those of [`crate::journal::Sample`].
     Sample {
@@ -107,7 +108,7 @@ pub enum Event {
         /// Memory at its end.
         memory: Figure<MemoryReading>,
         /// The host while it lasted.
-        state: Option<HostState>,
+        state: Option<Box<HostState>>,
         /// Where the time went, if that was asked for.
         profile: Option<Vec<Span>>,
         /// What was done.

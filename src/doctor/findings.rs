@@ -228,19 +228,20 @@ const PARANOID_OWN_EVENTS: i32 = 2;
 const PERF_CAPABILITIES: [u32; 2] = [38, 21];
 
 /// Whether the kernel lets this process count its own events; else the finding that says why not.
-fn may_count(machine: &Machine, id: &str) -> Result<String, Finding> {
+fn may_count(machine: &Machine, id: &str) -> Result<String, Box<Finding>> {
     match machine.host.perf_event_paranoid.value() {
-        None => Err(Finding::instrument(id, Level::No, "the kernel has no perf_event_open")),
+        None => Err(Box::new(Finding::instrument(id, Level::No, "the kernel has no perf_event_open"))),
         Some(level) if machine.capable(&PERF_CAPABILITIES) => {
             Ok(format!("allowed by capability (perf_event_paranoid is {level})"))
         }
-        Some(&level) if level > PARANOID_OWN_EVENTS => Err(Finding::instrument(
-            id,
-            Level::No,
-            format!("perf_event_paranoid is {level}, which forbids them"),
-        )
-        .remedy("let processes count their own events, until the next boot")
-        .command("sudo sysctl kernel.perf_event_paranoid=2")),
+        Some(&level) if level > PARANOID_OWN_EVENTS => {
+            let found = format!("perf_event_paranoid is {level}, which forbids them");
+            Err(Box::new(
+                Finding::instrument(id, Level::No, found)
+                    .remedy("let processes count their own events, until the next boot")
+                    .command("sudo sysctl kernel.perf_event_paranoid=2"),
+            ))
+        }
         Some(level) => Ok(format!("allowed by perf_event_paranoid {level}")),
     }
 }
@@ -269,7 +270,7 @@ fn hardware_counters(machine: &Machine) -> Finding {
     }
     match allowed {
         Ok(how) => Finding::instrument(ID, Level::Ok, format!("{}; {how}", pmus.join(", "))),
-        Err(finding) => finding,
+        Err(finding) => *finding,
     }
 }
 
@@ -277,7 +278,7 @@ fn software_events(machine: &Machine) -> Finding {
     const ID: &str = "software_events";
     match may_count(machine, ID) {
         Ok(how) => Finding::instrument(ID, Level::Ok, how),
-        Err(finding) => finding,
+        Err(finding) => *finding,
     }
 }
 
@@ -507,9 +508,9 @@ fn smt(machine: &Machine) -> Finding {
         (None, _) => Finding::condition(ID, Level::Unknown, missing(&machine.host.smt)),
         (Some(false), _) => Finding::condition(ID, Level::Ok, "off"),
         (Some(true), cores) => {
-            let cores = cores.map_or("the number of cores".to_owned(), u32::to_string);
+            let cores = cores.map_or(String::new(), |cores| format!(" ({cores})"));
             Finding::condition(ID, Level::Care, "on")
-                .why(format!("Above {cores} threads, two share a core."))
+                .why(format!("With more threads than cores{cores}, two share one."))
                 .remedy("choose the suite's threads accordingly, or switch it off until the next boot")
                 .command("echo off | sudo tee /sys/devices/system/cpu/smt/control")
         }

@@ -225,7 +225,12 @@ impl Report {
 
     /// What `verdict` rests on: each finding in a line.
     pub fn reasons(&self, verdict: &Verdict) -> Vec<String> {
+        let purpose = verdict.purpose.to_string();
         let of = |id: &String| self.findings.iter().find(|f| f.id == *id);
-        verdict.because.iter().filter_map(of).map(|f| format!("{}: {}", f.title(), f.found)).collect()
+        let line = |f: &Finding| match f.id == purpose {
+            true => f.found.clone(),
+            false => format!("{}: {}", f.title(), f.found),
+        };
+        verdict.because.iter().filter_map(of).map(line).collect()
     }
 }

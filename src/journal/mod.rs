@@ -144,7 +144,7 @@ pub struct Sample {
     pub memory: Figure<MemoryReading>,
     /// The host while the window lasted; older journals do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<HostState>,
+    pub state: Option<Box<HostState>>,
     /// Where the time of the window went, if the run noted it: prefill and decode only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Vec<Span>>,

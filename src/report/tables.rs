@@ -203,7 +203,7 @@ impl SampleRow<'_> {
 
     /// A figure of the host's state.
     fn host(&self, figure: impl Fn(&HostState) -> Option<f64>) -> String {
-        number(self.sample.state.as_ref().and_then(figure))
+        number(self.sample.state.as_deref().and_then(figure))
     }
 
     fn memory(&self, part: impl Fn(&MemoryReading) -> Bytes) -> String {

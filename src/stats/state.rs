@@ -127,7 +127,7 @@ impl<'a> StateJudge<'a> {
         for record in records {
             if let Record::Sample(sample) = record
                 && let Some(peers) = judge.peers(sample)
-                && let Some(mhz) = sample.state.as_ref().and_then(mean_mhz)
+                && let Some(mhz) = sample.state.as_deref().and_then(mean_mhz)
             {
                 frequencies.entry(peers).or_default().push(mhz);
             }
@@ -144,7 +144,7 @@ impl<'a> StateJudge<'a> {
 
     /// The state in which `sample` was taken; none if the journal does not have it.
     pub fn of(&self, sample: &Sample) -> Option<SampleState> {
-        let state = sample.state.as_ref()?;
+        let state = sample.state.as_deref()?;
         let threads = self.cases.get(sample.case.as_str())?.threads;
         let median_mhz = self.peers(sample).and_then(|peers| self.median_mhz.get(&peers)).copied();
         let bad: Vec<BadState> =

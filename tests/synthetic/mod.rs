@@ -30,7 +30,7 @@ pub(crate) struct Visit {
     pub(crate) cost: Option<PrefillCost>,
     pub(crate) energy: Figure<Vec<DomainEnergy>>,
     pub(crate) memory: Figure<MemoryReading>,
-    pub(crate) state: Option<HostState>,
+    pub(crate) state: Option<Box<HostState>>,
     /// Of prefill and of decode.
     pub(crate) profile: Option<Vec<Span>>,
 }

@@ -19,6 +19,9 @@ const PACKAGE_LABELS: [&str; 3] = ["Package id", "Tdie", "Tctl"];
 /// MPERF counted of it is not the frequency of the measured threads.
 const WORKING_SHARE: f64 = 0.1;
 
+/// No CPU is faster: registers that were reset within an interval, as by sleep, give more.
+const MAX_MHZ: f64 = 20_000.0;
+
 /// The sensors, and what they have shown so far.
 #[derive(Debug)]
 pub(super) struct Sensors {
@@ -41,8 +44,9 @@ pub(super) struct Sensors {
 /// Where frequencies are from, in the order of preference.
 #[derive(Debug)]
 enum FrequencySource {
-    /// Cycles that were worked, by CPU: the mean frequency between two readings.
-    Cycles(Vec<(File, Cycles)>),
+    /// Cycles that were worked, by CPU, with the reading before if there is one: the mean frequency between
+    /// two readings.
+    Cycles(Vec<(File, Option<Cycles>)>),
     /// `scaling_cur_freq` by CPU, kHz.
     Cpufreq(Vec<File>),
     /// `/proc/cpuinfo`: it is long, and read at the end of a window only.
@@ -81,7 +85,7 @@ impl Cycles {
         let mperf = end.mperf.wrapping_sub(self.mperf) as f64;
         let aperf = end.aperf.wrapping_sub(self.aperf) as f64;
         let mhz = aperf / mperf * tsc / seconds / 1e6;
-        (mhz.is_normal() && mperf >= tsc * WORKING_SHARE).then_some(mhz)
+        (mhz > 0.0 && mhz < MAX_MHZ && mperf >= tsc * WORKING_SHARE).then_some(mhz)
     }
 }
 
@@ -118,11 +122,13 @@ impl Sensors {
         match &mut self.frequency {
             FrequencySource::Cycles(cpus) => {
                 for (msr, last) in cpus {
-                    let Some(cycles) = Cycles::read(msr) else {
+                    let cycles = Cycles::read(msr);
+                    if cycles.is_none() {
                         self.frequency_failed = Some("/dev/cpu/*/msr became unreadable".to_owned());
-                        continue;
-                    };
-                    self.mhz.extend(last.mhz(cycles, seconds));
+                    }
+                    if let (Some(last), Some(cycles)) = (*last, cycles) {
+                        self.mhz.extend(last.mhz(cycles, seconds));
+                    }
                     *last = cycles;
                 }
             }
@@ -202,7 +208,7 @@ fn frequency_source(root: &Path, cpus: &[u32]) -> FrequencySource {
         files.filter(|files| !files.is_empty())
     };
     let cycles = of_all(&|cpu| format!("dev/cpu/{cpu}/msr")).and_then(|files| {
-        files.into_iter().map(|msr| Cycles::read(&msr).map(|cycles| (msr, cycles))).collect()
+        files.into_iter().map(|msr| Cycles::read(&msr).map(|cycles| (msr, Some(cycles)))).collect()
     });
     if let Some(cycles) = cycles {
         return FrequencySource::Cycles(cycles);
@@ -311,6 +317,8 @@ mod tests {
         assert_eq!(start.mhz(idle, 1.0), None);
         assert_eq!(start.mhz(start, 1.0), None);
         assert_eq!(start.mhz(end, 0.0), None);
+        // Counted from zero again after a sleep.
+        assert_eq!(end.mhz(Cycles { tsc: 500, mperf: 400, aperf: 300 }, 1.0), None);
     }
 
     #[test]
