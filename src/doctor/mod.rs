@@ -27,7 +27,7 @@ pub use text::render;
 pub const SCHEMA: u32 = 1;
 
 /// How long the host is watched where there is no self-test: long enough for the kernel's ticks.
-const QUIET_WINDOW: Duration = Duration::from_millis(300);
+const QUIET_WINDOW: Duration = Duration::from_millis(220);
 
 /// What one wants from a machine.
 #[derive(
