@@ -630,7 +630,13 @@ mod tests {
     fn limits(visible_difference_percent: f64, worst_over_best: f64) -> (Level, [Option<Answer>; 3]) {
         let empty = tempfile::tempdir().unwrap();
         let busy = Busy { cpus: vec![0], threads: 1 };
-        let calm = Dispersion { slices: 99, median_ms: 20.0, mad_percent: 0.1, worst_over_best: 1.0 };
+        let calm = Dispersion {
+            slices: 99,
+            median_ms: 20.0,
+            mad_percent: 0.1,
+            window_mad_percent: 0.1,
+            worst_over_best: 1.0,
+        };
         let noise = Noise {
             threads: 1,
             seconds: 10.0,

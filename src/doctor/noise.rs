@@ -10,6 +10,13 @@ use crate::stats::Spread;
 /// Rounds of the run for which [`Noise::visible_difference_percent`] is given: those of suites/speed.toml.
 pub const ROUNDS: u32 = 5;
 
+/// Windows of a run are mostly longer than a slice: noise that is gone within this time does not matter to
+/// them, and slices are averaged over it before their spread is taken for that of windows.
+const WINDOW: Duration = Duration::from_millis(500);
+
+/// Fewest windows that have a spread. A self-test too short for them is judged by its slices.
+const MIN_WINDOWS: usize = 4;
+
 /// The noise of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Noise {
@@ -35,8 +42,10 @@ pub struct Dispersion {
     pub slices: usize,
     /// Median length, milliseconds.
     pub median_ms: f64,
-    /// Median absolute deviation from the median, percent of the median.
+    /// Median absolute deviation of the slices from their median, percent of the median.
     pub mad_percent: f64,
+    /// The same of the means of slices that follow each other for half a second.
+    pub window_mad_percent: f64,
     /// Longest ÷ shortest.
     pub worst_over_best: f64,
 }
@@ -44,23 +53,47 @@ pub struct Dispersion {
 impl Dispersion {
     /// Of some lengths; none if there are none, or one is zero.
     pub fn of(slices: &[Duration]) -> Option<Dispersion> {
-        let seconds = || slices.iter().map(Duration::as_secs_f64);
-        let spread = Spread::of(seconds())?;
-        let deviation = Spread::of(seconds().map(|s| (s - spread.median).abs()))?.median;
-        (spread.min > 0.0).then(|| Dispersion {
+        let spread = Spread::of(slices.iter().map(Duration::as_secs_f64))?;
+        let windows = windows(slices);
+        let window_mad_percent =
+            if windows.len() >= MIN_WINDOWS { mad_percent(&windows)? } else { mad_percent(slices)? };
+        (spread.min > 0.0).then_some(Dispersion {
             slices: slices.len(),
             median_ms: spread.median * 1e3,
-            mad_percent: 100.0 * deviation / spread.median,
+            mad_percent: mad_percent(slices)?,
+            window_mad_percent,
             worst_over_best: spread.max / spread.min,
         })
     }
+}
+
+/// Median absolute deviation from the median, percent of the median; none without lengths, or of zeros.
+fn mad_percent(lengths: &[Duration]) -> Option<f64> {
+    let seconds = || lengths.iter().map(Duration::as_secs_f64);
+    let median = Spread::of(seconds())?.median;
+    let deviation = Spread::of(seconds().map(|s| (s - median).abs()))?.median;
+    (median > 0.0).then_some(100.0 * deviation / median)
+}
+
+/// Means of consecutive slices that together last [`WINDOW`]; what is left at the end is no window.
+fn windows(slices: &[Duration]) -> Vec<Duration> {
+    let (mut windows, mut sum, mut n) = (Vec::new(), Duration::ZERO, 0);
+    for slice in slices {
+        sum += *slice;
+        n += 1;
+        if sum >= WINDOW {
+            windows.push(sum / n);
+            (sum, n) = (Duration::ZERO, 0);
+        }
+    }
+    windows
 }
 
 impl Noise {
     /// From the slices of a self-test; none if they are no measurement.
     pub fn of(slices: &Slices) -> Option<Noise> {
         let (compute, memory) = (Dispersion::of(&slices.compute)?, Dispersion::of(&slices.memory)?);
-        let noisier = compute.mad_percent.max(memory.mad_percent);
+        let noisier = compute.window_mad_percent.max(memory.window_mad_percent);
         Some(Noise {
             threads: slices.threads,
             seconds: slices.compute.iter().chain(&slices.memory).map(Duration::as_secs_f64).sum(),
@@ -101,7 +134,20 @@ mod tests {
         let d = Dispersion::of(&slices(&[90, 100, 110, 80, 200])).unwrap();
         assert_eq!((d.slices, d.median_ms, d.worst_over_best), (5, 100.0, 2.5));
         assert!((d.mad_percent - 10.0).abs() < 1e-9);
+        // Too short for windows.
+        assert_eq!(d.window_mad_percent, d.mad_percent);
         assert_eq!((Dispersion::of(&[]), Dispersion::of(&slices(&[0, 1]))), (None, None));
+    }
+
+    #[test]
+    fn fast_noise_is_gone_in_a_window_and_slow_noise_is_not() {
+        let fast = Dispersion::of(&slices(&[40, 60].repeat(100))).unwrap();
+        assert!((fast.mad_percent - 20.0).abs() < 1e-9 && fast.window_mad_percent < 1e-9, "{fast:?}");
+        let slow = Dispersion::of(&slices(&[vec![40; 100], vec![60; 100]].concat())).unwrap();
+        assert!(slow.window_mad_percent > 15.0, "{slow:?}");
+        // 49 slices of 10 ms are no window.
+        assert_eq!(windows(&slices(&[10; 49])).len(), 0);
+        assert_eq!(windows(&slices(&[10; 120])), slices(&[10, 10]));
     }
 
     #[test]

@@ -81,8 +81,8 @@ fn noise(report: &Report) -> String {
     let mut line = |name: &str, d: &Dispersion| {
         let _ = writeln!(
             out,
-            "  {name:<11}{} slices of {:.1} ms; spread (MAD) {:.2} %; worst/best {:.2}",
-            d.slices, d.median_ms, d.mad_percent, d.worst_over_best
+            "  {name:<11}{} x {:.1} ms; MAD {:.1} %, of half seconds {:.1} %; worst/best {:.2}",
+            d.slices, d.median_ms, d.mad_percent, d.window_mad_percent, d.worst_over_best
         );
     };
     line("arithmetic", &noise.compute);

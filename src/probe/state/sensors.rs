@@ -313,7 +313,7 @@ mod tests {
         // A second at a base of 2 GHz, half of it working, at 3 GHz then; MPERF turns over.
         let end = Cycles { tsc: 2_000_001_000, mperf: 999_999_900, aperf: 1_500_000_007 };
         assert_eq!(start.mhz(end, 1.0), Some(3000.0));
-        let idle = Cycles { mperf: start.mperf.wrapping_add(100_000_000), ..end };
+        let idle = Cycles { mperf: start.mperf.wrapping_add(100_000_000), aperf: 100_000_007, ..end };
         assert_eq!(start.mhz(idle, 1.0), None);
         assert_eq!(start.mhz(start, 1.0), None);
         assert_eq!(start.mhz(end, 0.0), None);
