@@ -40,6 +40,8 @@ pub enum Job {
         phases: Vec<Phase>,
         /// Reference logits to check against.
         check: Option<Reference>,
+        /// BLAKE3 of the model file, if packed weights are to be kept beside it.
+        kept: Option<String>,
         /// Whether to note where the time of prefill and decode goes.
         profile: bool,
         /// Root of a simulated powercap tree.
