@@ -27,6 +27,7 @@ pub enum ModelFile {
 /// What a worker does, once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "job", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "there is one job at a time")]
 pub enum Job {
     /// Measures a case.
     Visit {
