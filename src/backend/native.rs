@@ -7,8 +7,8 @@ use bitjoule_kernels::{Isa, Kernel};
 use crate::engine::{Engine, EngineOptions, KvType, Span, argmax};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, I2sLayout};
-use crate::journal::{Case, FailureKind, Phase, Work};
-use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, EmbeddingType, Plan};
+use crate::journal::{Case, FailureKind, KeptWeights, Phase, Work};
+use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, EmbeddingType, Keeping, Kept, Plan};
 use crate::probe::clock;
 use crate::probe::energy::EnergyMeter;
 use crate::probe::state::{Busy, Watch};
@@ -113,10 +113,21 @@ pub fn engine_with(
     isa: Isa,
     options: EngineOptions,
 ) -> Result<Engine> {
+    Engine::new(checked_plan(gguf, layout, embedding, kernel, options)?.load(isa)?, options)
+}
+
+/// The plan for loading a model, if it fits into memory together with its engine.
+fn checked_plan(
+    gguf: &Gguf,
+    layout: I2sLayout,
+    embedding: Option<EmbeddingType>,
+    kernel: Kernel,
+    options: EngineOptions,
+) -> Result<Plan<'_>> {
     let plan = Plan::with_embedding(gguf, kernel, layout, embedding)?;
     let needed = Bytes(plan.weight_bytes().0 + options.memory_bytes(plan.config()).0);
     ensure_memory(&format!("{} with kernel {kernel}", gguf.path_label()), needed)?;
-    Engine::new(plan.load(isa)?, options)
+    Ok(plan)
 }
 
 /// Does `job`, reporting through `emit`.
@@ -132,9 +143,9 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
         })
     };
     let outcome = match job {
-        Job::Visit { case, model, seed, phases, check, profile, powercap } => {
+        Job::Visit { case, model, seed, phases, check, kept, profile, powercap } => {
             let meter = EnergyMeter::open(powercap.as_deref());
-            visit(case, model, *seed, phases, check.as_ref(), *profile, &meter, &mut report)
+            visit(case, model, *seed, phases, check.as_ref(), kept.as_deref(), *profile, &meter, &mut report)
         }
         Job::Reference { model, embedding, seed, reference, kv, threads } => {
             write_reference(model, embedding.as_deref(), *seed, reference, kv, *threads)
@@ -198,6 +209,7 @@ fn visit(
     seed: u64,
     phases: &[Phase],
     reference: Option<&Reference>,
+    model_hash: Option<&str>,
     profile: bool,
     meter: &EnergyMeter,
     emit: &mut impl FnMut(Event) -> Result<(), Stop>,
@@ -220,17 +232,35 @@ fn visit(
     // Whether the kernel can hold the model, and the memory hold both, is known before loading starts.
     let file_bytes = Bytes(gguf.file_bytes());
     let embedding = embedding_type(case.embedding.as_deref())?;
-    let loaded = engine_with(&gguf, I2sLayout::X86_64, embedding, kernel, isa, options);
-    let mut engine = loaded.map_err(|e| match e {
+    let kept = match (model, model_hash) {
+        (ModelFile::Path(path), Some(hash)) => Some(Kept::beside(path, hash, kernel, isa, embedding)),
+        _ => None,
+    };
+    let load = || {
+        let plan = checked_plan(&gguf, I2sLayout::X86_64, embedding, kernel, options)?;
+        let (model, keeping) = match &kept {
+            Some(kept) => plan.load_kept(isa, kept)?,
+            None => (plan.load(isa)?, Keeping::Packed),
+        };
+        Ok((Engine::new(model, options)?, keeping))
+    };
+    let (mut engine, keeping) = load().map_err(|e| match e {
         Error::Environment(_) => skip(e),
         e => e.into(),
     })?;
     drop(gguf);
     let sample = window.close();
+    let kept = kept.map(|kept| match keeping {
+        Keeping::Read => KeptWeights::Read,
+        Keeping::Packed => match kept.write(engine.model()) {
+            Ok(()) => KeptWeights::Written,
+            Err(e) => KeptWeights::NotWritten(e.to_string()),
+        },
+    });
     let vocab = engine.model().config.vocab;
     let weight_bytes = Bytes(engine.model().packed_bytes());
     if phases.contains(&Phase::Load) {
-        emit(sample(Work::Load { file_bytes, weight_bytes }, None))?;
+        emit(sample(Work::Load { file_bytes, weight_bytes, kept }, None))?;
     }
 
     // One step outside all windows wakes the threads and touches the buffers.

@@ -114,6 +114,7 @@ const SUMMARY: &[Column<Row>] = &[
     ("peak_f32_mac_per_s", |r| number(r.peak_f32_mac_per_s)),
     ("prefill_mac_per_token", |r| number(r.prefill_mac_per_token)),
     ("embedding", |r| r.case.embedding.clone().unwrap_or_default()),
+    ("load_kept_ms", |r| number(r.load_kept_ms)),
 ];
 
 /// `summary.csv`: a row a case.
@@ -189,7 +190,7 @@ impl SampleRow<'_> {
 
     fn load_bytes(&self) -> Option<(Bytes, Bytes)> {
         match self.sample.work {
-            Work::Load { file_bytes, weight_bytes } => Some((file_bytes, weight_bytes)),
+            Work::Load { file_bytes, weight_bytes, .. } => Some((file_bytes, weight_bytes)),
             Work::Prefill { .. } | Work::Decode { .. } => None,
         }
     }

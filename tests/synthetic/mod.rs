@@ -101,6 +101,8 @@ impl Journal {
             rounds,
             llc_bytes: Some(Bytes(32_000_000)),
             profile: false,
+            keep_packed: false,
+            models: Vec::new(),
             cases,
         };
         Journal { records: vec![Record::Run(header)], visit: 0 }
@@ -122,7 +124,7 @@ impl Journal {
         let window: u64 = visit.latencies_ns.iter().sum();
         let n = visit.latencies_ns.len() as u32 + 1;
         let works = [
-            (visit.load_ns, Work::Load { file_bytes: Bytes(100), weight_bytes: Bytes(200) }),
+            (visit.load_ns, Work::Load { file_bytes: Bytes(100), weight_bytes: Bytes(200), kept: None }),
             (visit.prefill_ns, Work::Prefill { prompt: (0..case.n_prompt).collect(), cost: visit.cost }),
             (
                 window,
