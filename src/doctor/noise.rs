@@ -143,7 +143,7 @@ mod tests {
     fn fast_noise_is_gone_in_a_window_and_slow_noise_is_not() {
         let fast = Dispersion::of(&slices(&[40, 60].repeat(100))).unwrap();
         assert!((fast.mad_percent - 20.0).abs() < 1e-9 && fast.window_mad_percent < 1e-9, "{fast:?}");
-        let slow = Dispersion::of(&slices(&[vec![40; 100], vec![60; 100]].concat())).unwrap();
+        let slow = Dispersion::of(&slices(&[vec![40; 130], vec![60; 90]].concat())).unwrap();
         assert!(slow.window_mad_percent > 15.0, "{slow:?}");
         // 49 slices of 10 ms are no window.
         assert_eq!(windows(&slices(&[10; 49])).len(), 0);
