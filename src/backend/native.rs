@@ -11,6 +11,7 @@ use crate::journal::{Case, FailureKind, KeptWeights, Phase, Work};
 use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, EmbeddingType, Keeping, Kept, Plan};
 use crate::probe::clock;
 use crate::probe::energy::EnergyMeter;
+use crate::probe::state::{Busy, Watch};
 use crate::probe::{bandwidth, compute, memory};
 use crate::units::{Bytes, BytesPerS};
 
@@ -166,6 +167,7 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
 
 /// Runs one phase between readings of all instruments.
 struct Window<'a> {
+    watch: Watch,
     meter: &'a EnergyMeter,
     energy: crate::probe::energy::Reading,
     cpu_ns: u64,
@@ -173,11 +175,12 @@ struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// The energy counter is read first and last, so that its window contains the timed one; reading it
-    /// takes microseconds.
-    fn open(meter: &'a EnergyMeter) -> Self {
+    /// The host's state is read first and last, the energy counter next to it, so that their windows
+    /// contain the timed one; reading the counter takes microseconds.
+    fn open(meter: &'a EnergyMeter, threads: usize) -> Self {
+        let watch = Watch::start(None, &Busy::team(threads));
         let energy = meter.start();
-        Window { meter, energy, cpu_ns: clock::cpu_ns(), start_ns: clock::monotonic_ns() }
+        Window { watch, meter, energy, cpu_ns: clock::cpu_ns(), start_ns: clock::monotonic_ns() }
     }
 
     fn close(self) -> impl FnOnce(Work, Option<Vec<Span>>) -> Event {
@@ -185,7 +188,17 @@ impl<'a> Window<'a> {
         let cpu_ns = clock::cpu_ns() - self.cpu_ns;
         let energy = self.meter.since(&self.energy);
         let (ended_unix_ms, memory) = (clock::unix_ms(), memory::read());
-        move |work, profile| Event::Sample { ended_unix_ms, wall_ns, cpu_ns, energy, memory, profile, work }
+        let state = Some(Box::new(self.watch.stop()));
+        move |work, profile| Event::Sample {
+            ended_unix_ms,
+            wall_ns,
+            cpu_ns,
+            energy,
+            memory,
+            state,
+            profile,
+            work,
+        }
     }
 }
 
@@ -214,7 +227,7 @@ fn visit(
         profile,
     };
 
-    let window = Window::open(meter);
+    let window = Window::open(meter, options.threads);
     let gguf = model.open()?;
     // Whether the kernel can hold the model, and the memory hold both, is known before loading starts.
     let file_bytes = Bytes(gguf.file_bytes());
@@ -259,7 +272,7 @@ fn visit(
     let prompt = prompt(seed, n_prompt, vocab);
     let mut tokens = Vec::with_capacity(n_gen);
     let mut latencies_ns = Vec::with_capacity(n_gen);
-    let window = Window::open(meter);
+    let window = Window::open(meter, options.threads);
     tokens.push(argmax(engine.prefill(&prompt)?));
     let sample = window.close();
     let spans = engine.take_profile();
@@ -272,7 +285,7 @@ fn visit(
     if phases.contains(&Phase::Decode) {
         let mut stream = Vec::with_capacity(MAX_READS * 2);
         read_weights(&mut engine, &mut stream);
-        let window = Window::open(meter);
+        let window = Window::open(meter, options.threads);
         let mut last = Instant::now();
         for i in 1..n_gen {
             let token = argmax(engine.decode(tokens[i - 1])?);

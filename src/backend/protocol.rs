@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Span;
 use crate::figure::Figure;
 use crate::journal::{Case, DomainEnergy, FailureKind, MemoryReading, Phase, Work};
+use crate::probe::state::HostState;
 use crate::units::{Bytes, BytesPerS, MacPerS};
 
 /// Where a worker finds a model.
@@ -95,6 +96,7 @@ pub struct Reference {
 /// What a worker reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "most events are samples")]
 pub enum Event {
     /// A phase was measured; the fields are those of [`crate::journal::Sample`].
     Sample {
@@ -108,6 +110,8 @@ pub enum Event {
         energy: Figure<Vec<DomainEnergy>>,
         /// Memory at its end.
         memory: Figure<MemoryReading>,
+        /// The host while it lasted.
+        state: Option<Box<HostState>>,
         /// Where the time went, if that was asked for.
         profile: Option<Vec<Span>>,
         /// What was done.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Span;
 use crate::figure::Figure;
+use crate::probe::state::HostState;
 use crate::units::{Bytes, BytesPerS, Joules, MacPerS};
 
 /// Version of the records below; a reader refuses a journal of a newer one.
@@ -156,6 +157,9 @@ pub struct Sample {
     pub energy: Figure<Vec<DomainEnergy>>,
     /// Memory of the worker at the end of the window.
     pub memory: Figure<MemoryReading>,
+    /// The host while the window lasted; older journals do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Box<HostState>>,
     /// Where the time of the window went, if the run noted it: prefill and decode only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Vec<Span>>,

@@ -546,7 +546,7 @@ fn reference(dir: &Path, case: &Case) -> Reference {
 fn record(case: &Case, round: u32, visit: u32, event: Event) -> Result<Record> {
     let case = case.id.clone();
     Ok(match event {
-        Event::Sample { ended_unix_ms, wall_ns, cpu_ns, energy, memory, profile, work } => {
+        Event::Sample { ended_unix_ms, wall_ns, cpu_ns, energy, memory, state, profile, work } => {
             Record::Sample(Sample {
                 case,
                 round,
@@ -556,6 +556,7 @@ fn record(case: &Case, round: u32, visit: u32, event: Event) -> Result<Record> {
                 cpu_ns,
                 energy,
                 memory,
+                state,
                 profile,
                 work,
             })

@@ -7,6 +7,7 @@ mod profile;
 mod rounds;
 mod speedup;
 mod spread;
+pub mod state;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -27,6 +28,7 @@ pub(crate) use rounds::{highest, roofline_tok_s};
 pub(crate) use rounds::{percent_of, phase_name};
 pub use speedup::{BASELINES, Speedup};
 pub use spread::{Spread, ms, per_second, percentile};
+use state::StateCounts;
 
 /// Everything that follows from a journal.
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ pub struct Summary {
     pub rows: Vec<Row>,
     /// Every case against every baseline kernel of its model, threads and workload.
     pub speedups: Vec<Speedup>,
+    /// The host while the samples were taken.
+    pub states: StateCounts,
 }
 
 /// The figures of one case. Medians are over its complete rounds; a wrong case has no figures.
@@ -249,7 +253,8 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
         })
         .collect();
     let speedups = speedup::speedups(&rows, &figures);
-    Ok(Summary { suite: header.suite.clone(), rounds: header.rounds, rows, speedups })
+    let states = StateCounts::of(&header.cases, records);
+    Ok(Summary { suite: header.suite.clone(), rounds: header.rounds, rows, speedups, states })
 }
 
 fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Failure]) -> Status {

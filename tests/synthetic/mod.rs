@@ -6,6 +6,7 @@ use bitjoule::journal::{
     BandwidthSample, Case, Check, DomainEnergy, Failure, FailureKind, MemoryReading, PeakSample, PrefillCost,
     Record, RunHeader, SCHEMA, Sample, Work,
 };
+use bitjoule::probe::state::HostState;
 use bitjoule::units::{Bytes, BytesPerS, Joules, MacPerS};
 
 /// A journal under construction.
@@ -29,6 +30,7 @@ pub(crate) struct Visit {
     pub(crate) cost: Option<PrefillCost>,
     pub(crate) energy: Figure<Vec<DomainEnergy>>,
     pub(crate) memory: Figure<MemoryReading>,
+    pub(crate) state: Option<Box<HostState>>,
     /// Of prefill and of decode.
     pub(crate) profile: Option<Vec<Span>>,
 }
@@ -57,6 +59,7 @@ impl Default for Visit {
                 },
                 "procfs",
             ),
+            state: None,
             profile: None,
         }
     }
@@ -147,6 +150,7 @@ impl Journal {
                 cpu_ns: visit.cpu_ns,
                 energy: visit.energy.clone(),
                 memory: visit.memory.clone(),
+                state: visit.state.clone(),
                 profile: visit.profile.clone().filter(|_| !matches!(work, Work::Load { .. })),
                 work,
             }));
