@@ -16,7 +16,7 @@ use crate::probe::{bandwidth, compute, memory};
 use crate::units::{Bytes, BytesPerS};
 
 use super::check;
-use super::cost::prefill_cost;
+use super::cost::{macs, prefill_cost};
 use super::protocol::{Event, Job, ModelFile, Reference};
 
 /// Prompts longer than this are processed in several batches.
@@ -278,7 +278,8 @@ fn visit(
     let spans = engine.take_profile();
     if phases.contains(&Phase::Prefill) {
         let cost = Some(prefill_cost(engine.model(), n_prompt));
-        emit(sample(Work::Prefill { prompt, cost }, spans))?;
+        let macs = Some(macs(engine.model(), 0..n_prompt, 1));
+        emit(sample(Work::Prefill { prompt, cost, macs }, spans))?;
     }
 
     if phases.contains(&Phase::Decode) {
@@ -298,7 +299,8 @@ fn visit(
         read_weights(&mut engine, &mut stream);
         // The context of the steps runs from n_prompt + 1 to n_prompt + n_gen - 1.
         let bytes_per_token = engine.decode_bytes(n_prompt + n_gen / 2);
-        emit(sample(Work::Decode { tokens, latencies_ns, bytes_per_token, stream }, spans))?;
+        let macs = Some(macs(engine.model(), n_prompt..n_prompt + n_gen - 1, n_gen - 1));
+        emit(sample(Work::Decode { tokens, latencies_ns, bytes_per_token, stream, macs }, spans))?;
     }
 
     if let Some(reference) = reference {

@@ -138,7 +138,11 @@ pub fn terminal_summary(summary: &Summary, width: usize) -> String {
         }),
         column("J/token", true, 2, rows, |r| match &r.energy_j_per_token {
             Figure::Measured { value, .. } => short(*value),
-            Figure::Simulated { value, .. } => format!("~{}", short(*value)),
+            Figure::Simulated { value, .. }
+            | Figure::Modelled { value, .. }
+            | Figure::Assumed { value, .. } => {
+                format!("~{}", short(*value))
+            }
             Figure::Unavailable { .. } => String::new(),
         }),
     ]);

@@ -125,7 +125,10 @@ impl Journal {
         let n = visit.latencies_ns.len() as u32 + 1;
         let works = [
             (visit.load_ns, Work::Load { file_bytes: Bytes(100), weight_bytes: Bytes(200), kept: None }),
-            (visit.prefill_ns, Work::Prefill { prompt: (0..case.n_prompt).collect(), cost: visit.cost }),
+            (
+                visit.prefill_ns,
+                Work::Prefill { prompt: (0..case.n_prompt).collect(), cost: visit.cost, macs: None },
+            ),
             (
                 window,
                 Work::Decode {
@@ -133,6 +136,7 @@ impl Journal {
                     latencies_ns: visit.latencies_ns.clone(),
                     bytes_per_token: Bytes(visit.bytes_per_token),
                     stream: visit.stream.iter().map(|rate| BytesPerS(*rate)).collect(),
+                    macs: None,
                 },
             ),
         ];
