@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Answer, Finding, Group, Level, Limit, Noise, Purpose};
+use super::{Answer, Finding, Group, Level, Limit, Noise, Purpose, known};
 use crate::figure::Figure;
 use crate::probe::energy::EnergyMeter;
 use crate::probe::host::Host;
@@ -153,10 +153,7 @@ impl Finding {
 
 /// Why a figure is missing.
 fn missing<T>(figure: &Figure<T>) -> &str {
-    match figure {
-        Figure::Unavailable { why } => why,
-        Figure::Measured { by, .. } | Figure::Simulated { by, .. } => by,
-    }
+    known(figure).err().unwrap_or_default()
 }
 
 /// A source of energy, or why it cannot be had and what helps.
@@ -179,9 +176,6 @@ fn energy_sources(machine: &Machine) -> Vec<EnergySource> {
     // Longer than the counters' update period; a machine never draws nothing.
     std::thread::sleep(Duration::from_millis(20));
     let found = match meter.since(&start) {
-        Figure::Measured { value, .. } | Figure::Simulated { value, .. } => {
-            Ok(value.into_iter().map(|domain| domain.domain).collect())
-        }
         // A tree at rest is readable all the same.
         Figure::Unavailable { why } if why.contains("did not change") => Ok(vec!["packages".to_owned()]),
         Figure::Unavailable { why } => {
@@ -196,6 +190,7 @@ fn energy_sources(machine: &Machine) -> Vec<EnergySource> {
             };
             Err(Refusal { why, remedy: remedy.to_owned(), command })
         }
+        figure => Ok(figure.value().into_iter().flatten().map(|domain| domain.domain.clone()).collect()),
     };
     vec![EnergySource { name: "powercap", found }]
 }
@@ -291,15 +286,13 @@ fn sensor<T>(
     remedy: &str,
     command: Option<&str>,
 ) -> Finding {
-    match figure {
-        Figure::Measured { value, by } | Figure::Simulated { value, by } => {
-            Finding::instrument(id, Level::Ok, format!("{} by {by}", show(value)))
+    match known(figure) {
+        Ok((value, by)) => Finding::instrument(id, Level::Ok, format!("{} by {by}", show(value))),
+        Err(why) if machine.virtual_machine() => {
+            Finding::instrument(id, Level::No, why).remedy("none in a virtual machine")
         }
-        Figure::Unavailable { why } if machine.virtual_machine() => {
-            Finding::instrument(id, Level::No, why.clone()).remedy("none in a virtual machine")
-        }
-        Figure::Unavailable { why } => {
-            let finding = Finding::instrument(id, Level::No, why.clone()).remedy(remedy);
+        Err(why) => {
+            let finding = Finding::instrument(id, Level::No, why).remedy(remedy);
             command.map_or(finding.clone(), |command| finding.command(command))
         }
     }
@@ -365,10 +358,10 @@ fn memory_pressure(machine: &Machine) -> Finding {
 
 fn noise_of(machine: &Machine) -> Finding {
     const ID: &str = "noise";
-    let noise = match machine.noise {
-        Figure::Measured { value, .. } | Figure::Simulated { value, .. } => value,
-        Figure::Unavailable { why } => {
-            return Finding::condition(ID, Level::Unknown, why.clone())
+    let noise = match known(machine.noise) {
+        Ok((noise, _)) => noise,
+        Err(why) => {
+            return Finding::condition(ID, Level::Unknown, why)
                 .limits(Speed, WithCare)
                 .limits(Gating, WithCare);
         }
