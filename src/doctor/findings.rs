@@ -153,10 +153,7 @@ impl Finding {
 
 /// Why a figure is missing.
 fn missing<T>(figure: &Figure<T>) -> &str {
-    match figure {
-        Figure::Unavailable { why } => why,
-        Figure::Measured { by, .. } | Figure::Simulated { by, .. } => by,
-    }
+    figure.found().err().unwrap_or_default()
 }
 
 /// A source of energy, or why it cannot be had and what helps.
@@ -178,13 +175,11 @@ fn energy_sources(machine: &Machine) -> Vec<EnergySource> {
     let start = meter.start();
     // Longer than the counters' update period; a machine never draws nothing.
     std::thread::sleep(Duration::from_millis(20));
-    let found = match meter.since(&start) {
-        Figure::Measured { value, .. } | Figure::Simulated { value, .. } => {
-            Ok(value.into_iter().map(|domain| domain.domain).collect())
-        }
+    let found = match meter.since(&start).found() {
+        Ok((domains, _)) => Ok(domains.iter().map(|domain| domain.domain.clone()).collect()),
         // A tree at rest is readable all the same.
-        Figure::Unavailable { why } if why.contains("did not change") => Ok(vec!["packages".to_owned()]),
-        Figure::Unavailable { why } => {
+        Err(why) if why.contains("did not change") => Ok(vec!["packages".to_owned()]),
+        Err(why) => {
             let (remedy, command) = if machine.virtual_machine() {
                 ("none in a virtual machine: the hypervisor keeps the counters; measure on the host", None)
             } else if why.contains("chmod") || why.contains("ermission") {
@@ -194,7 +189,7 @@ fn energy_sources(machine: &Machine) -> Vec<EnergySource> {
                 let modprobe = "sudo modprobe intel_rapl_msr";
                 ("load the driver (Intel, and AMD since Zen)", Some(modprobe.to_owned()))
             };
-            Err(Refusal { why, remedy: remedy.to_owned(), command })
+            Err(Refusal { why: why.to_owned(), remedy: remedy.to_owned(), command })
         }
     };
     vec![EnergySource { name: "powercap", found }]
@@ -291,15 +286,13 @@ fn sensor<T>(
     remedy: &str,
     command: Option<&str>,
 ) -> Finding {
-    match figure {
-        Figure::Measured { value, by } | Figure::Simulated { value, by } => {
-            Finding::instrument(id, Level::Ok, format!("{} by {by}", show(value)))
+    match figure.found() {
+        Ok((value, by)) => Finding::instrument(id, Level::Ok, format!("{} by {by}", show(value))),
+        Err(why) if machine.virtual_machine() => {
+            Finding::instrument(id, Level::No, why).remedy("none in a virtual machine")
         }
-        Figure::Unavailable { why } if machine.virtual_machine() => {
-            Finding::instrument(id, Level::No, why.clone()).remedy("none in a virtual machine")
-        }
-        Figure::Unavailable { why } => {
-            let finding = Finding::instrument(id, Level::No, why.clone()).remedy(remedy);
+        Err(why) => {
+            let finding = Finding::instrument(id, Level::No, why).remedy(remedy);
             command.map_or(finding.clone(), |command| finding.command(command))
         }
     }
@@ -365,10 +358,10 @@ fn memory_pressure(machine: &Machine) -> Finding {
 
 fn noise_of(machine: &Machine) -> Finding {
     const ID: &str = "noise";
-    let noise = match machine.noise {
-        Figure::Measured { value, .. } | Figure::Simulated { value, .. } => value,
-        Figure::Unavailable { why } => {
-            return Finding::condition(ID, Level::Unknown, why.clone())
+    let noise = match machine.noise.found() {
+        Ok((noise, _)) => noise,
+        Err(why) => {
+            return Finding::condition(ID, Level::Unknown, why)
                 .limits(Speed, WithCare)
                 .limits(Gating, WithCare);
         }

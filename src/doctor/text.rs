@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use super::{Answer, Dispersion, Finding, Group, Level, Report};
-use crate::figure::Figure;
 
 /// Columns of a page.
 const WIDTH: usize = 80;
@@ -71,9 +70,9 @@ fn machine(report: &Report) -> String {
 }
 
 fn noise(report: &Report) -> String {
-    let noise = match &report.noise {
-        Figure::Measured { value, .. } | Figure::Simulated { value, .. } => value,
-        Figure::Unavailable { why } => return paragraph(&format!("Noise: unavailable: {why}"), 0),
+    let noise = match report.noise.found() {
+        Ok((noise, _)) => noise,
+        Err(why) => return paragraph(&format!("Noise: unavailable: {why}"), 0),
     };
     let threads =
         if noise.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", noise.threads) };
