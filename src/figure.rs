@@ -46,6 +46,15 @@ impl<T> Figure<T> {
         }
     }
 
+    /// The same figure by reference.
+    pub fn as_ref(&self) -> Figure<&T> {
+        match self {
+            Figure::Measured { value, by } => Figure::Measured { value, by: by.clone() },
+            Figure::Simulated { value, by } => Figure::Simulated { value, by: by.clone() },
+            Figure::Unavailable { why } => Figure::Unavailable { why: why.clone() },
+        }
+    }
+
     /// The same provenance with the value transformed.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Figure<U> {
         match self {

@@ -377,6 +377,7 @@ fn edge_cases() -> Vec<(&'static str, Journal)> {
                 anon: Bytes(u64::MAX),
                 file: Bytes(1),
                 shmem: Bytes(0),
+                swapped: None,
             },
             "procfs",
         ),

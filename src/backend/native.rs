@@ -6,16 +6,20 @@ use bitjoule_kernels::{Isa, Kernel};
 
 use crate::engine::{Engine, EngineOptions, KvType, Span, argmax};
 use crate::error::{Error, Result};
+use crate::figure::Figure;
 use crate::gguf::{Gguf, I2sLayout};
-use crate::journal::{Case, FailureKind, Phase, Work};
+use crate::journal::{Case, FailureKind, Faults, Phase, Work};
 use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, EmbeddingType, Plan};
 use crate::probe::clock;
+use crate::probe::counters::{self, Counters};
 use crate::probe::energy::EnergyMeter;
+use crate::probe::usage::{self, Usage};
 use crate::probe::{bandwidth, compute, memory};
 use crate::units::{Bytes, BytesPerS};
 
 use super::check;
 use super::cost::prefill_cost;
+use super::limit::{Enforcement, MemoryCap};
 use super::protocol::{Event, Job, ModelFile, Reference};
 
 /// Prompts longer than this are processed in several batches.
@@ -77,7 +81,11 @@ pub fn prompt(seed: u64, n: usize, vocab: usize) -> Vec<u32> {
 /// # Errors
 /// [`Error::Environment`] if `needed` exceeds what is available.
 pub fn ensure_memory(what: &str, needed: Bytes) -> Result<()> {
-    match memory::available().value() {
+    ensure_within(what, needed, &memory::available())
+}
+
+fn ensure_within(what: &str, needed: Bytes, available: &Figure<Bytes>) -> Result<()> {
+    match available.value() {
         Some(available) if needed > *available => Err(Error::environment(format!(
             "{what} needs {needed} of memory, but only {available} are available; use a smaller model or a \
              kernel with fewer bits a weight"
@@ -113,7 +121,7 @@ pub fn engine_with(
     options: EngineOptions,
 ) -> Result<Engine> {
     let plan = Plan::with_embedding(gguf, kernel, layout, embedding)?;
-    let needed = Bytes(plan.weight_bytes().0 + options.memory_bytes(plan.config()).0);
+    let needed = options.memory(&plan, isa).total();
     ensure_memory(&format!("{} with kernel {kernel}", gguf.path_label()), needed)?;
     Engine::new(plan.load(isa)?, options)
 }
@@ -131,9 +139,24 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
         })
     };
     let outcome = match job {
-        Job::Visit { case, model, seed, phases, check, profile, powercap } => {
-            let meter = EnergyMeter::open(powercap.as_deref());
-            visit(case, model, *seed, phases, check.as_ref(), *profile, &meter, &mut report)
+        Job::Visit { case, model, seed, phases, check, profile, powercap, cap } => {
+            // Before the engine's threads start, which inherit the counters.
+            let instruments =
+                Instruments { energy: EnergyMeter::open(powercap.as_deref()), counters: Counters::open() };
+            let capped = Capped::enter(cap.as_ref());
+            capped.and_then(|capped| {
+                visit(
+                    case,
+                    model,
+                    *seed,
+                    phases,
+                    check.as_ref(),
+                    *profile,
+                    &capped,
+                    &instruments,
+                    &mut report,
+                )
+            })
         }
         Job::Reference { model, embedding, seed, reference, kv, threads } => {
             write_reference(model, embedding.as_deref(), *seed, reference, kv, *threads)
@@ -153,28 +176,94 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
     }
 }
 
+/// What is read at the edges of a window, besides the clocks.
+struct Instruments {
+    energy: EnergyMeter,
+    counters: Counters,
+}
+
 /// Runs one phase between readings of all instruments.
 struct Window<'a> {
-    meter: &'a EnergyMeter,
+    instruments: &'a Instruments,
     energy: crate::probe::energy::Reading,
+    usage: Figure<Usage>,
+    counters: counters::Reading,
     cpu_ns: u64,
     start_ns: u64,
 }
 
 impl<'a> Window<'a> {
-    /// The energy counter is read first and last, so that its window contains the timed one; reading it
-    /// takes microseconds.
-    fn open(meter: &'a EnergyMeter) -> Self {
-        let energy = meter.start();
-        Window { meter, energy, cpu_ns: clock::cpu_ns(), start_ns: clock::monotonic_ns() }
+    /// The energy counter is read first and last, so that its window contains the timed one; reading it and
+    /// the counters takes microseconds.
+    fn open(instruments: &'a Instruments) -> Self {
+        Window {
+            energy: instruments.energy.start(),
+            usage: usage::read(),
+            counters: instruments.counters.read(),
+            cpu_ns: clock::cpu_ns(),
+            start_ns: clock::monotonic_ns(),
+            instruments,
+        }
     }
 
     fn close(self) -> impl FnOnce(Work, Option<Vec<Span>>) -> Event {
         let wall_ns = clock::monotonic_ns() - self.start_ns;
         let cpu_ns = clock::cpu_ns() - self.cpu_ns;
-        let energy = self.meter.since(&self.energy);
+        let counters = self.instruments.counters.read();
+        let usage = usage::read();
+        let energy = self.instruments.energy.since(&self.energy);
         let (ended_unix_ms, memory) = (clock::unix_ms(), memory::read());
-        move |work, profile| Event::Sample { ended_unix_ms, wall_ns, cpu_ns, energy, memory, profile, work }
+        let counters = self.instruments.counters.between(&self.counters, &counters);
+        let faults = usage::between(&self.usage, &usage)
+            .map(|usage| Faults { minor: usage.minor_faults, major: usage.major_faults });
+        // The share of memory takes long to read; it is the same when the sample is reported.
+        move |work, profile| Event::Sample {
+            ended_unix_ms,
+            wall_ns,
+            cpu_ns,
+            energy,
+            memory,
+            pss: memory::proportional(),
+            faults,
+            counters,
+            profile,
+            work,
+        }
+    }
+}
+
+/// The memory limit that a visit is under, if any, and what was available before that.
+struct Capped<'a> {
+    cap: Option<&'a MemoryCap>,
+    available: Figure<Bytes>,
+}
+
+impl<'a> Capped<'a> {
+    fn enter(cap: Option<&'a MemoryCap>) -> Result<Self, Stop> {
+        let available = memory::available();
+        cap.map_or(Ok(()), MemoryCap::enter).map_err(skip)?;
+        Ok(Capped { cap, available })
+    }
+
+    /// Refuses what the machine does not have. The limit refuses nothing beforehand: whether the case runs
+    /// under it is what is to be found out; but it can take no more than that.
+    fn ensure(&self, what: &str, needed: Bytes) -> Result<()> {
+        let needed = self.cap.map_or(needed, |cap| needed.min(cap.limit));
+        ensure_within(what, needed, &self.available)
+    }
+
+    /// What an error while loading means, if `needed` was predicted.
+    fn stop(&self, error: Error, needed: Option<Bytes>) -> Stop {
+        match (error, self.cap) {
+            // Memory in use beyond a control group's limit is no error: the worker is killed.
+            (Error::Memory(why), Some(cap @ MemoryCap { enforcement: Enforcement::AddressSpace(_), .. })) => {
+                let predicted = needed.map_or_else(String::new, |n| format!("{n} predicted to be needed; "));
+                let error = Error::Memory(format!("{cap}: {predicted}{why}"));
+                Stop { kind: FailureKind::MemoryLimit, error }
+            }
+            (error @ (Error::Memory(_) | Error::Environment(_)), _) => skip(error),
+            (error, _) => error.into(),
+        }
     }
 }
 
@@ -186,7 +275,8 @@ fn visit(
     phases: &[Phase],
     reference: Option<&Reference>,
     profile: bool,
-    meter: &EnergyMeter,
+    capped: &Capped,
+    instruments: &Instruments,
     emit: &mut impl FnMut(Event) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
     let kernel = Kernel::by_name(&case.kernel)
@@ -202,22 +292,29 @@ fn visit(
         profile,
     };
 
-    let window = Window::open(meter);
-    let gguf = model.open()?;
+    let window = Window::open(instruments);
+    let gguf = model.open().map_err(|e| match e {
+        Error::Memory(_) => capped.stop(e, None),
+        e => e.into(),
+    })?;
     // Whether the kernel can hold the model, and the memory hold both, is known before loading starts.
     let file_bytes = Bytes(gguf.file_bytes());
     let embedding = embedding_type(case.embedding.as_deref())?;
-    let loaded = engine_with(&gguf, I2sLayout::X86_64, embedding, kernel, isa, options);
-    let mut engine = loaded.map_err(|e| match e {
-        Error::Environment(_) => skip(e),
-        e => e.into(),
-    })?;
+    let plan = Plan::with_embedding(&gguf, kernel, I2sLayout::X86_64, embedding)
+        .map_err(|e| capped.stop(e, None))?;
+    let predicted = options.memory(&plan, isa);
+    let needed = predicted.total();
+    let mut engine = capped
+        .ensure(&format!("{} with kernel {kernel}", gguf.path_label()), needed)
+        .and_then(|()| Engine::new(plan.load(isa)?, options))
+        .map_err(|e| capped.stop(e, Some(needed)))?;
     drop(gguf);
     let sample = window.close();
     let vocab = engine.model().config.vocab;
     let weight_bytes = Bytes(engine.model().packed_bytes());
     if phases.contains(&Phase::Load) {
-        emit(sample(Work::Load { file_bytes, weight_bytes }, None))?;
+        let limit = capped.cap.map(MemoryCap::describe);
+        emit(sample(Work::Load { file_bytes, weight_bytes, predicted: Some(predicted), limit }, None))?;
     }
 
     // One step outside all windows wakes the threads and touches the buffers.
@@ -229,7 +326,7 @@ fn visit(
     let prompt = prompt(seed, n_prompt, vocab);
     let mut tokens = Vec::with_capacity(n_gen);
     let mut latencies_ns = Vec::with_capacity(n_gen);
-    let window = Window::open(meter);
+    let window = Window::open(instruments);
     tokens.push(argmax(engine.prefill(&prompt)?));
     let sample = window.close();
     let spans = engine.take_profile();
@@ -241,7 +338,7 @@ fn visit(
     if phases.contains(&Phase::Decode) {
         let mut stream = Vec::with_capacity(MAX_READS * 2);
         read_weights(&mut engine, &mut stream);
-        let window = Window::open(meter);
+        let window = Window::open(instruments);
         let mut last = Instant::now();
         for i in 1..n_gen {
             let token = argmax(engine.decode(tokens[i - 1])?);

@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Span;
 use crate::figure::Figure;
-use crate::journal::{Case, DomainEnergy, FailureKind, MemoryReading, Phase, Work};
+use crate::journal::{Case, CounterReading, DomainEnergy, FailureKind, Faults, MemoryReading, Phase, Work};
 use crate::units::{Bytes, BytesPerS, MacPerS};
+
+use super::limit::MemoryCap;
 
 /// Where a worker finds a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,8 @@ pub enum Job {
         profile: bool,
         /// Root of a simulated powercap tree.
         powercap: Option<PathBuf>,
+        /// The limit to run it under.
+        cap: Option<MemoryCap>,
     },
     /// Writes reference logits.
     Reference {
@@ -105,6 +109,12 @@ pub enum Event {
         energy: Figure<Vec<DomainEnergy>>,
         /// Memory at its end.
         memory: Figure<MemoryReading>,
+        /// Share of memory after it.
+        pss: Figure<Bytes>,
+        /// Page faults within it.
+        faults: Figure<Faults>,
+        /// Counted events within it.
+        counters: CounterReading,
         /// Where the time went, if that was asked for.
         profile: Option<Vec<Span>>,
         /// What was done.

@@ -4,13 +4,16 @@
 //! one finished sample, check, reading of a probe or failure. A line is written whole and synced
 //! before the next measurement starts, so a kill costs at most the measurement under way.
 
+mod counters;
 pub mod file;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::Span;
+use crate::engine::{MemoryParts, Span};
 use crate::figure::Figure;
 use crate::units::{Bytes, BytesPerS, Joules, MacPerS};
+
+pub use counters::{Counter, CounterGroup, CounterReading};
 
 /// Version of the records below; a reader refuses a journal of a newer one.
 ///
@@ -18,7 +21,8 @@ use crate::units::{Bytes, BytesPerS, Joules, MacPerS};
 /// them.
 ///
 /// 2: [`Record::Peak`], [`PrefillCost`], [`Case::embedding`]. A run is gone on with in the schema it was started in.
-pub const SCHEMA: u32 = 2;
+/// 3: [`FailureKind::MemoryLimit`].
+pub const SCHEMA: u32 = 3;
 
 /// The first schema with [`Record::Peak`].
 pub const PEAK_SCHEMA: u32 = 2;
@@ -68,6 +72,9 @@ pub struct RunHeader {
     /// Whether samples of prefill and decode say where their time went.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub profile: bool,
+    /// The limit under which every visit ran, if the suite sets one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<Bytes>,
     /// Every case, in the suite's order (rounds shuffle it).
     pub cases: Vec<Case>,
 }
@@ -141,6 +148,15 @@ pub struct Sample {
     pub energy: Figure<Vec<DomainEnergy>>,
     /// Memory of the worker at the end of the window.
     pub memory: Figure<MemoryReading>,
+    /// The worker's share of memory after the window, pages that it shares with others divided among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pss: Option<Figure<Bytes>>,
+    /// Page faults of the worker within the window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub faults: Option<Figure<Faults>>,
+    /// Counted events of the worker within the window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<CounterReading>,
     /// Where the time of the window went, if the run noted it: prefill and decode only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Vec<Span>>,
@@ -179,6 +195,27 @@ pub struct MemoryReading {
     pub file: Bytes,
     /// Resident now, shared memory.
     pub shmem: Bytes,
+    /// Swapped out now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swapped: Option<Bytes>,
+}
+
+/// Page faults of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Faults {
+    /// Without reading: first touches, file pages that were in the page cache.
+    pub minor: u64,
+    /// That waited for a disk.
+    pub major: u64,
+}
+
+/// A limit of the worker's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryLimit {
+    /// How much.
+    pub bytes: Bytes,
+    /// What enforced it, in words.
+    pub enforced_by: String,
 }
 
 /// The work of one phase.
@@ -191,6 +228,12 @@ pub enum Work {
         file_bytes: Bytes,
         /// Memory that the packed weights occupy.
         weight_bytes: Bytes,
+        /// What model and engine were predicted to allocate, before anything was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        predicted: Option<MemoryParts>,
+        /// The limit that the worker was under, if any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<MemoryLimit>,
     },
     /// The prompt was processed and the first token chosen: the window is the time to first token.
     Prefill {
@@ -301,4 +344,6 @@ pub enum FailureKind {
     Crashed,
     /// The worker exceeded the suite's time limit and was killed.
     TimedOut,
+    /// The case needs more than the suite's memory limit.
+    MemoryLimit,
 }
