@@ -419,3 +419,32 @@ fn embedding_type(name: Option<&str>) -> Result<Option<EmbeddingType>> {
 fn kv_type(name: &str) -> Result<KvType> {
     KvType::by_name(name).ok_or_else(|| Error::input(format!("a KV cache is f16 or f32, not '{name}'")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_tried_and_the_machine_is_not_overrun() {
+        let cap = |enforcement| MemoryCap { limit: Bytes(10), enforcement };
+        let address_space = cap(Enforcement::AddressSpace("why".into()));
+        let capped = |cap, available| Capped { cap, available: Figure::measured(Bytes(available), "test") };
+        // More than the limit is tried, as long as the machine has what the limit allows.
+        assert!(capped(Some(&address_space), 15).ensure("x", Bytes(20)).is_ok());
+        assert!(capped(Some(&address_space), 5).ensure("x", Bytes(20)).is_err());
+        assert!(capped(None, 15).ensure("x", Bytes(20)).is_err());
+
+        let stop = |cap, error| capped(cap, 15).stop(error, Some(Bytes(20)));
+        let refused = || Error::Memory("no room".into());
+        let limited = stop(Some(&address_space), refused());
+        assert_eq!(limited.kind, FailureKind::MemoryLimit);
+        let reason = limited.error.to_string();
+        assert!(reason.contains("10 B (RLIMIT_AS") && reason.contains("20 B predicted"), "{reason}");
+        // Without the limit, or in a control group, which kills and refuses nothing, it is the machine's.
+        let group = cap(Enforcement::ControlGroup("/x".into()));
+        assert_eq!(stop(None, refused()).kind, FailureKind::Skipped);
+        assert_eq!(stop(Some(&group), refused()).kind, FailureKind::Skipped);
+        assert_eq!(stop(Some(&address_space), Error::environment("no AVX")).kind, FailureKind::Skipped);
+        assert_eq!(stop(Some(&address_space), Error::input("damaged")).kind, FailureKind::Error);
+    }
+}

@@ -29,6 +29,7 @@ pub enum ModelFile {
 /// What a worker does, once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "job", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Job {
     /// Measures a case.
     Visit {
@@ -96,6 +97,7 @@ pub struct Reference {
 /// What a worker reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Event {
     /// A phase was measured; the fields are those of [`crate::journal::Sample`].
     Sample {

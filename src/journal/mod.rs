@@ -30,6 +30,7 @@ pub const PEAK_SCHEMA: u32 = 2;
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "nearly all records are samples")]
 pub enum Record {
     /// What was planned: always the first line, once.
     Run(RunHeader),

@@ -71,7 +71,7 @@ pub(super) fn memory_use(header: &RunHeader, rounds: &[Round], absent: &str) -> 
         anon: at_end(|m| m.anon.0 as f64),
         unaccounted: match predicted {
             None => Figure::unavailable(if rounds.is_empty() { absent } else { NOT_RECORDED }),
-            Some(predicted) => at_end(|m| (m.anon.0 + m.swapped.map_or(0, |s| s.0)) as f64)
+            Some(predicted) => at_end(|m| m.anon.0 as f64 + m.swapped.map_or(0.0, |s| s.0 as f64))
                 .map(|held| held - predicted.total().0 as f64),
         },
         file: at_end(|m| m.file.0 as f64),
