@@ -472,7 +472,8 @@ fn every_journal_makes_files_that_parse_and_hold_no_infinities() {
     for (name, journal) in edge_cases() {
         let dir = tempfile::tempdir().unwrap();
         let written = write_all(dir.path(), &journal.records).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let expected = ["samples", "latencies", "summary", "speedup"].map(|n| format!("{n}.csv"));
+        let expected =
+            ["samples", "latencies", "summary", "memory", "counters", "speedup"].map(|n| format!("{n}.csv"));
         let figures = ["decode_tok_s", "speedup", "rss", "latency", "rooflines"]
             .iter()
             .flat_map(|n| [format!("plots/{n}.svg"), format!("plots/{n}.png")]);

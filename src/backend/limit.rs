@@ -130,7 +130,7 @@ impl ControlGroup {
         let own = own.ok_or("this system has no control groups of version 2")?;
         let mut why = None;
         for parent in Path::new(own).ancestors().take(2) {
-            let parent = root.join(GROUPS).join(parent);
+            let parent: PathBuf = root.join(GROUPS).join(parent).components().collect();
             match ControlGroup::create_in(&parent, name, limit) {
                 Ok(group) => return Ok(group),
                 Err(e) => _ = why.get_or_insert(e),
