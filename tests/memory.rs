@@ -36,6 +36,7 @@ fn visit(model: &Path, kernel: &str, cap: Option<MemoryCap>) -> Vec<Event> {
         seed: 1,
         phases: vec![Phase::Load, Phase::Prefill, Phase::Decode],
         check: None,
+        kept: None,
         profile: false,
         powercap: None,
     };

@@ -129,6 +129,22 @@ impl PackedMatrix {
         Ok(PackedMatrix { format, isa, rows, cols, scale, range })
     }
 
+    /// A matrix whose bytes are in the arena already, as an earlier packing left them there; it takes the
+    /// arena's next block.
+    ///
+    /// # Panics
+    /// If the arena is too small.
+    pub fn adopt(
+        arena: &mut ArenaWriter,
+        format: Format,
+        isa: Isa,
+        (rows, cols): (usize, usize),
+        scale: f32,
+    ) -> Self {
+        let (range, _) = arena.block(format.packed_len(rows, cols)).expect("arena holds every matrix");
+        PackedMatrix { format, isa, rows, cols, scale, range }
+    }
+
     /// The matrix, in the finished arena it was packed into.
     pub fn finish(self, arena: Arc<Arena>) -> Matrix {
         assert!(self.range.end <= arena.bytes().len(), "the matrix belongs to another arena");
@@ -208,6 +224,16 @@ impl Matrix {
     /// How the weights are stored.
     pub fn format(&self) -> Format {
         self.packed.format
+    }
+
+    /// What the sums over the stored values are multiplied with.
+    pub fn scale(&self) -> f32 {
+        self.packed.scale
+    }
+
+    /// The arena that holds this matrix and those packed with it.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
     }
 
     /// The instruction set that the matrix is packed for and multiplied with.

@@ -8,8 +8,8 @@ use crate::engine::{Engine, EngineOptions, KvType, Span, argmax};
 use crate::error::{Error, Result};
 use crate::figure::Figure;
 use crate::gguf::{Gguf, I2sLayout};
-use crate::journal::{Case, FailureKind, Faults, Phase, Work};
-use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, EmbeddingType, Plan};
+use crate::journal::{Case, FailureKind, Faults, KeptWeights, Phase, Work};
+use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, EmbeddingType, Keeping, Kept, Plan};
 use crate::probe::clock;
 use crate::probe::counters::{self, Counters};
 use crate::probe::energy::EnergyMeter;
@@ -139,7 +139,7 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
         })
     };
     let outcome = match job {
-        Job::Visit { case, model, seed, phases, check, profile, powercap, cap } => {
+        Job::Visit { case, model, seed, phases, check, kept, profile, powercap, cap } => {
             // Before the engine's threads start, which inherit the counters.
             let instruments =
                 Instruments { energy: EnergyMeter::open(powercap.as_deref()), counters: Counters::open() };
@@ -151,6 +151,7 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
                     *seed,
                     phases,
                     check.as_ref(),
+                    kept.as_deref(),
                     *profile,
                     &capped,
                     &instruments,
@@ -274,6 +275,7 @@ fn visit(
     seed: u64,
     phases: &[Phase],
     reference: Option<&Reference>,
+    model_hash: Option<&str>,
     profile: bool,
     capped: &Capped,
     instruments: &Instruments,
@@ -300,21 +302,38 @@ fn visit(
     // Whether the kernel can hold the model, and the memory hold both, is known before loading starts.
     let file_bytes = Bytes(gguf.file_bytes());
     let embedding = embedding_type(case.embedding.as_deref())?;
+    let kept = match (model, model_hash) {
+        (ModelFile::Path(path), Some(hash)) => Some(Kept::beside(path, hash, kernel, isa, embedding)),
+        _ => None,
+    };
     let plan = Plan::with_embedding(&gguf, kernel, I2sLayout::X86_64, embedding)
         .map_err(|e| capped.stop(e, None))?;
     let predicted = options.memory(&plan, isa);
     let needed = predicted.total();
-    let mut engine = capped
-        .ensure(&format!("{} with kernel {kernel}", gguf.path_label()), needed)
-        .and_then(|()| Engine::new(plan.load(isa)?, options))
-        .map_err(|e| capped.stop(e, Some(needed)))?;
+    let load = || {
+        capped.ensure(&format!("{} with kernel {kernel}", gguf.path_label()), needed)?;
+        let (model, keeping) = match &kept {
+            Some(kept) => plan.load_kept(isa, kept)?,
+            None => (plan.load(isa)?, Keeping::Packed),
+        };
+        Ok((Engine::new(model, options)?, keeping))
+    };
+    let (mut engine, keeping) = load().map_err(|e| capped.stop(e, Some(needed)))?;
     drop(gguf);
     let sample = window.close();
+    let kept = kept.map(|kept| match keeping {
+        Keeping::Read => KeptWeights::Read,
+        Keeping::Packed => match kept.write(engine.model()) {
+            Ok(()) => KeptWeights::Written,
+            Err(e) => KeptWeights::NotWritten(e.to_string()),
+        },
+    });
     let vocab = engine.model().config.vocab;
     let weight_bytes = Bytes(engine.model().packed_bytes());
     if phases.contains(&Phase::Load) {
         let limit = capped.cap.map(MemoryCap::describe);
-        emit(sample(Work::Load { file_bytes, weight_bytes, predicted: Some(predicted), limit }, None))?;
+        let predicted = Some(predicted);
+        emit(sample(Work::Load { file_bytes, weight_bytes, predicted, limit, kept }, None))?;
     }
 
     // One step outside all windows wakes the threads and touches the buffers.

@@ -29,7 +29,7 @@ pub enum ModelFile {
 /// What a worker does, once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "job", rename_all = "snake_case")]
-#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
+#[allow(clippy::large_enum_variant, reason = "there is one job at a time")]
 pub enum Job {
     /// Measures a case.
     Visit {
@@ -43,6 +43,8 @@ pub enum Job {
         phases: Vec<Phase>,
         /// Reference logits to check against.
         check: Option<Reference>,
+        /// BLAKE3 of the model file, if packed weights are to be kept beside it.
+        kept: Option<String>,
         /// Whether to note where the time of prefill and decode goes.
         profile: bool,
         /// Root of a simulated powercap tree.

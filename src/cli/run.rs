@@ -28,6 +28,10 @@ pub(super) struct Args {
     /// goes on as it began
     #[arg(long, conflicts_with = "resume")]
     profile: bool,
+    /// Keep packed weights in folders beside the model files (MODEL.packed), as large as in memory, and read
+    /// them in later visits instead of packing anew
+    #[arg(long, conflicts_with = "resume")]
+    keep_packed: bool,
     /// Read energy from a simulated powercap tree; its figures are marked as simulated
     #[arg(long, value_name = "DIR", hide = true)]
     powercap: Option<PathBuf>,
@@ -46,6 +50,7 @@ impl Args {
                     models: self.model,
                     out: self.out,
                     profile: self.profile,
+                    keep_packed: self.keep_packed,
                     powercap: self.powercap,
                 };
                 start(suite, &options)?

@@ -76,8 +76,23 @@ pub struct RunHeader {
     /// The limit under which every visit ran, if the suite sets one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<Bytes>,
+    /// Whether packed weights are kept on disk beside the model files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_packed: bool,
+    /// The model files, to know them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelFileId>,
     /// Every case, in the suite's order (rounds shuffle it).
     pub cases: Vec<Case>,
+}
+
+/// What a model file was when the run started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFileId {
+    /// Label of the model: [`Case::model`].
+    pub model: String,
+    /// BLAKE3 of the file, hexadecimal.
+    pub blake3: String,
 }
 
 /// A coordinator process at work on the run.
@@ -235,6 +250,9 @@ pub enum Work {
         /// The limit that the worker was under, if any.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<MemoryLimit>,
+        /// Where the packed weights came from, if the run keeps them on disk.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<KeptWeights>,
     },
     /// The prompt was processed and the first token chosen: the window is the time to first token.
     Prefill {
@@ -257,6 +275,18 @@ pub enum Work {
         /// before and after the window.
         stream: Vec<BytesPerS>,
     },
+}
+
+/// Packed weights that a run keeps on disk, in one load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeptWeights {
+    /// They were read as an earlier load left them.
+    Read,
+    /// They were packed, and written after the window.
+    Written,
+    /// They were packed, and could not be written.
+    NotWritten(String),
 }
 
 /// What processing a prompt cannot do without, whoever does it.

@@ -15,7 +15,7 @@ use crate::units::Bytes;
 
 use super::embedding::block_format;
 use super::names::{self, Expected, Role};
-use super::{Config, EmbeddingType, Layer, Model};
+use super::{Config, EmbeddingType, Kept, Layer, Model};
 
 /// Rows that are converted at a time when a whole tensor is scanned.
 const SCAN_ROWS: usize = 64;
@@ -28,6 +28,15 @@ pub struct Plan<'a> {
     kernel: Kernel,
     layout: I2sLayout,
     tensors: Vec<Planned<'a>>,
+}
+
+/// Where the weights of a loaded model came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeping {
+    /// They were packed from the model file.
+    Packed,
+    /// They were read as an earlier packing left them.
+    Read,
 }
 
 #[derive(Debug)]
@@ -176,6 +185,18 @@ impl<'a> Plan<'a> {
     /// If memory is refused, a weight is not finite, or a ternary kernel meets a weight that is not
     /// ternary; the message names the tensor.
     pub fn load(self, isa: Isa) -> Result<Model> {
+        self.load_from(isa, None).map(|(model, _)| model)
+    }
+
+    /// As [`Plan::load`], but reads the packed weights where `kept` holds them.
+    ///
+    /// # Errors
+    /// As [`Plan::load`].
+    pub fn load_kept(self, isa: Isa, kept: &Kept) -> Result<(Model, Keeping)> {
+        self.load_from(isa, Some(kept))
+    }
+
+    fn load_from(self, isa: Isa, kept: Option<&Kept>) -> Result<(Model, Keeping)> {
         let file = self.gguf.path_label();
         let bytes = self.weight_bytes();
         let refused = |e: &dyn std::fmt::Display| {
@@ -183,12 +204,24 @@ impl<'a> Plan<'a> {
         };
         let len = usize::try_from(bytes.0).map_err(|e| refused(&e))?;
         let mut arena = ArenaWriter::new(len).map_err(|e| refused(&e))?;
+        let matrices = self.tensors.iter().filter(|t| t.format.is_some()).count();
+        let scales = kept.and_then(|kept| kept.read(matrices, &mut arena.bytes_mut()[..len]));
+        let keeping = if scales.is_some() { Keeping::Read } else { Keeping::Packed };
+        if kept.is_some() && scales.is_none() {
+            // What was read in vain is not zero any more.
+            arena = ArenaWriter::new(len).map_err(|e| refused(&e))?;
+        }
+        let mut scales = scales.map(Vec::into_iter);
         let mut packed = Vec::new();
         let mut norms = Vec::new();
         for tensor in &self.tensors {
-            match tensor.format {
-                Some(format) => packed.push(tensor.source.pack(&mut arena, format, isa)?),
-                None => norms.push(tensor.source.norm()?),
+            match (tensor.format, &mut scales) {
+                (Some(format), None) => packed.push(tensor.source.pack(&mut arena, format, isa)?),
+                (Some(format), Some(scales)) => {
+                    let scale = scales.next().expect("a scale for each matrix");
+                    packed.push(PackedMatrix::adopt(&mut arena, format, isa, tensor.source.shape(), scale));
+                }
+                (None, _) => norms.push(tensor.source.norm()?),
             }
         }
         let arena = arena.finish();
@@ -216,7 +249,9 @@ impl<'a> Plan<'a> {
             .collect();
         let output_norm = norm();
         let output: Option<Matrix> = (!self.config.tied).then(matrix);
-        Ok(Model { config: self.config, kernel: self.kernel, isa, embedding, output, output_norm, layers })
+        let model =
+            Model { config: self.config, kernel: self.kernel, isa, embedding, output, output_norm, layers };
+        Ok((model, keeping))
     }
 }
 

@@ -117,6 +117,7 @@ const SUMMARY: &[Column<Row>] = &[
     ("peak_f32_mac_per_s", |r| number(r.peak_f32_mac_per_s)),
     ("prefill_mac_per_token", |r| number(r.prefill_mac_per_token)),
     ("embedding", |r| r.case.embedding.clone().unwrap_or_default()),
+    ("load_kept_ms", |r| number(r.load_kept_ms)),
 ];
 
 /// `summary.csv`: a row a case.

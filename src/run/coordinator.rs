@@ -16,8 +16,8 @@ use crate::engine::allowed_cpus;
 use crate::error::{Error, Result};
 use crate::journal::file::{self, Journal};
 use crate::journal::{
-    BandwidthSample, Case, Check, Failure, FailureKind, PeakSample, Phase, Record, RunHeader, SCHEMA, Sample,
-    Session,
+    BandwidthSample, Case, Check, Failure, FailureKind, ModelFileId, PeakSample, Phase, Record, RunHeader,
+    SCHEMA, Sample, Session,
 };
 use crate::probe::clock::unix_ms;
 use crate::probe::host::{Build, Host};
@@ -46,6 +46,8 @@ pub struct RunOptions {
     pub out: Option<PathBuf>,
     /// Whether to note where the time of prefill and decode goes.
     pub profile: bool,
+    /// Whether to keep packed weights beside the model files, and read them in later visits.
+    pub keep_packed: bool,
     /// Root of a simulated powercap tree.
     pub powercap: Option<PathBuf>,
 }
@@ -98,6 +100,11 @@ pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
         llc_bytes: host.llc_bytes(),
         profile: options.profile,
         memory_limit: suite.memory_limit,
+        keep_packed: options.keep_packed,
+        models: models
+            .iter()
+            .map(|m| ModelFileId { model: m.label.clone(), blake3: m.blake3.clone() })
+            .collect(),
         cases,
     };
     let journal = found(&dir, &suite_toml, &host, &header).inspect_err(|_| {
@@ -156,6 +163,16 @@ pub fn resume(dir: &Path, powercap: Option<PathBuf>) -> Result<Outcome> {
         );
     }
     let models = plan::models(&suite, &plan::cache_dir(), |what| eprintln!("{what}"))?;
+    for model in &models {
+        let was = header.models.iter().find(|m| m.model == model.label);
+        if was.is_some_and(|was| was.blake3 != model.blake3) {
+            return Err(Error::input(format!(
+                "the file of model '{}' is not the one that this run began with (BLAKE3 {} now); put that file \
+                 back, or start a new run",
+                model.label, model.blake3
+            )));
+        }
+    }
     Run::new(dir.to_owned(), suite, header, models, powercap, journal, contents.records[1..].to_vec())
         .session(true)
 }
@@ -469,6 +486,7 @@ impl Run {
                     model: model.file.clone(),
                     seed: self.header.seed,
                     check,
+                    kept: self.header.keep_packed.then(|| model.blake3.clone()),
                     profile: self.header.profile,
                     powercap: self.powercap.clone(),
                     cap: cap.clone(),

@@ -13,7 +13,9 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::figure::Figure;
-use crate::journal::{Case, Check, Failure, FailureKind, Phase, Record, RunHeader, SCHEMA, Sample, Work};
+use crate::journal::{
+    Case, Check, Failure, FailureKind, KeptWeights, Phase, Record, RunHeader, SCHEMA, Sample, Work,
+};
 use crate::units::Bytes;
 
 pub use memory::{MemoryUse, PhaseFaults};
@@ -52,6 +54,8 @@ pub struct Row {
     pub check: Option<Check>,
     /// Median wall time of the load window, milliseconds.
     pub load_ms: Option<f64>,
+    /// The same where packed weights were read as an earlier load had kept them.
+    pub load_kept_ms: Option<f64>,
     /// Prompt tokens per second of the prefill window.
     pub prefill_tok_s: Option<Spread>,
     /// Decode steps per second of the decode window.
@@ -309,7 +313,8 @@ fn row(header: &RunHeader, case: &Case, complete: &[Round], status: Status, chec
         rounds: complete.len() as u32,
         status,
         check: check.cloned(),
-        load_ms: median(&mut rounds.iter().map(|r| ms(r.load.wall_ns))),
+        load_ms: median(&mut rounds.iter().filter(|r| !was_read(r.load)).map(|r| ms(r.load.wall_ns))),
+        load_kept_ms: median(&mut rounds.iter().filter(|r| was_read(r.load)).map(|r| ms(r.load.wall_ns))),
         prefill_tok_s: Spread::of(rounds.iter().filter_map(|r| r.prefill_tok_s)),
         decode_tok_s: Spread::of(rounds.iter().filter_map(|r| r.decode_tok_s)),
         decode_roofline_percent: over_rounds(rounds, absent, |r| &r.roofline_percent).map(|s| s.median),
@@ -423,4 +428,9 @@ fn over_figures<'a>(figures: impl Iterator<Item = &'a Figure<f64>>, absent: &str
         (Some(by), _) => Figure::Simulated { value: spread, by: part(by) },
         (None, by) => Figure::Measured { value: spread, by: part(by.map_or("", String::as_str)) },
     }
+}
+
+/// Whether a load found its weights packed.
+fn was_read(load: &Sample) -> bool {
+    matches!(load.work, Work::Load { kept: Some(KeptWeights::Read), .. })
 }

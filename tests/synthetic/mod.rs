@@ -110,6 +110,8 @@ impl Journal {
             llc_bytes: Some(Bytes(32_000_000)),
             profile: false,
             memory_limit: None,
+            keep_packed: false,
+            models: Vec::new(),
             cases,
         };
         Journal { records: vec![Record::Run(header)], visit: 0 }
@@ -138,6 +140,7 @@ impl Journal {
                     weight_bytes: Bytes(200),
                     predicted: visit.predicted,
                     limit: visit.limit.clone(),
+                    kept: None,
                 },
             ),
             (visit.prefill_ns, Work::Prefill { prompt: (0..case.n_prompt).collect(), cost: visit.cost }),
