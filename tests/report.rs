@@ -12,7 +12,8 @@ use bitjoule::journal::{
     Counter, CounterGroup, CounterReading, DomainEnergy, FailureKind, Faults, MemoryLimit, MemoryReading,
     Record, Work,
 };
-use bitjoule::report::{terminal_profile, terminal_summary, verdict, write_all};
+use bitjoule::probe::state::{Frequency, HostState, Swap};
+use bitjoule::report::{host_states, terminal_profile, terminal_summary, verdict, write_all};
 use bitjoule::stats::{Status, Summary, summarize};
 use bitjoule::units::{Bytes, Joules};
 use synthetic::{Journal, Visit, case, joules};
@@ -822,6 +823,91 @@ fn a_journal_without_profiles_reads_as_before() {
             assert_eq!(&serde_json::from_str::<Record>(&line).unwrap(), record);
         }
     }
+}
+
+/// A host that others keep busy with `load` CPUs at `mhz`, or one of which that is not known.
+fn host(load: Option<f64>, mhz: f64, throttled: u64) -> HostState {
+    let none = "the window is shorter than 200 ms";
+    HostState {
+        frequency: Figure::measured(Frequency { mean_mhz: mhz, min_mhz: mhz - 1.0, readings: 2 }, "cpufreq"),
+        temperature_max_c: Figure::unavailable("no sensor"),
+        throttle_events: Figure::measured(throttled, "thermal_throttle"),
+        steal_share: Figure::measured(0.01, "/proc/stat"),
+        other_load_cpus: load.map_or(Figure::unavailable(none), |l| Figure::measured(l, "/proc/stat")),
+        memory_pressure_share: Figure::measured(0.0, "/proc/pressure/memory"),
+        swap: Figure::measured(Swap { read: Bytes(0), written: Bytes(0) }, "/proc/vmstat"),
+    }
+}
+
+#[test]
+fn samples_taken_in_a_bad_state_are_counted_and_stay() {
+    let (fast, slow) = (case("m", "i2_s", "avx2", 2), case("m", "i2_s", "scalar", 2));
+    let mut journal = Journal::new(4, vec![fast.clone(), slow.clone()]);
+    let states = [
+        host(Some(0.1), 3000.0, 0),
+        host(Some(1.5), 3000.0, 1),
+        host(Some(0.1), 2600.0, 0),
+        host(None, 3000.0, 0),
+    ];
+    for (round, state) in (1..).zip(states) {
+        journal.visit(&fast, round, &Visit { state: Some(Box::new(state)), ..steps(10) });
+        // Another instruction set has another frequency, and no state in round 4.
+        let state = (round < 4).then(|| Box::new(host(Some(0.0), 2000.0, 0)));
+        journal.visit(&slow, round, &Visit { state, ..steps(20) });
+    }
+    let dir = tempfile::tempdir().unwrap();
+    write_all(dir.path(), &journal.records).unwrap();
+    let rows = read_csv(&dir.path().join("samples.csv"));
+    let states: Vec<&str> =
+        rows.iter().filter(|r| r["phase"] == "decode").map(|r| r["state"].as_str()).collect();
+    assert_eq!(
+        states,
+        [
+            "ok",
+            "ok",
+            "other-load;throttled",
+            "ok",
+            "low-frequency",
+            "ok",
+            "unknown: the window is shorter than 200 ms",
+            ""
+        ]
+    );
+    let row = &rows[3 * 2];
+    let cells = [
+        "frequency_mean_mhz",
+        "frequency_min_mhz",
+        "frequency_provenance",
+        "temperature_max_c",
+        "throttle_events",
+        "steal_share",
+        "other_load_cpus",
+        "memory_pressure_share",
+        "swap_read_bytes",
+        "swap_written_bytes",
+    ];
+    assert_eq!(
+        cells.map(|c| row[c].as_str()),
+        ["3000", "2999", "measured: cpufreq", "", "1", "0.01", "1.5", "0", "0", "0"]
+    );
+
+    let summary = summarize(&journal.records).unwrap();
+    assert_eq!(
+        host_states(&summary),
+        "6 of 21 samples were taken in a bad state of the host (3 while other processes used the CPUs, 3 while \
+         the CPU was too hot and throttled, 3 while the frequency was low); they stay in the figures. Of 3 of \
+         21 samples the load of others is not known: the window is shorter than 200 ms."
+    );
+    let markdown = std::fs::read_to_string(dir.path().join("speedup.md")).unwrap();
+    assert!(markdown.contains("6 of 21 samples were taken in a bad state"), "{markdown}");
+    // All four rounds count.
+    assert_eq!(summary.rows[0].decode_tok_s.unwrap().rounds, 4);
+    assert_eq!(host_states(&summarize(&three_kernels().records).unwrap()), "");
+    for record in &journal.records {
+        let line = serde_json::to_string(record).unwrap();
+        assert_eq!(&serde_json::from_str::<Record>(&line).unwrap(), record);
+    }
+    assert!(!serde_json::to_string(&three_kernels().records[1]).unwrap().contains("state"));
 }
 
 #[test]

@@ -13,12 +13,13 @@ use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, EmbeddingType, Keeping, Kept, Pla
 use crate::probe::clock;
 use crate::probe::counters::{self, Counters};
 use crate::probe::energy::EnergyMeter;
+use crate::probe::state::{Busy, Watch};
 use crate::probe::usage::{self, Usage};
 use crate::probe::{bandwidth, compute, memory};
 use crate::units::{Bytes, BytesPerS};
 
 use super::check;
-use super::cost::prefill_cost;
+use super::cost::{macs, prefill_cost};
 use super::limit::{Enforcement, MemoryCap};
 use super::protocol::{Event, Job, ModelFile, Reference};
 
@@ -186,6 +187,7 @@ struct Instruments {
 /// Runs one phase between readings of all instruments.
 struct Window<'a> {
     instruments: &'a Instruments,
+    watch: Watch,
     energy: crate::probe::energy::Reading,
     usage: Figure<Usage>,
     counters: counters::Reading,
@@ -194,10 +196,11 @@ struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// The energy counter is read first and last, so that its window contains the timed one; reading it and
-    /// the counters takes microseconds.
-    fn open(instruments: &'a Instruments) -> Self {
+    /// The host's state is read first and last, the energy counter next to it, so that their windows
+    /// contain the timed one; reading that counter and those of events takes microseconds.
+    fn open(instruments: &'a Instruments, threads: usize) -> Self {
         Window {
+            watch: Watch::start(None, &Busy::team(threads)),
             energy: instruments.energy.start(),
             usage: usage::read(),
             counters: instruments.counters.read(),
@@ -214,6 +217,7 @@ impl<'a> Window<'a> {
         let usage = usage::read();
         let energy = self.instruments.energy.since(&self.energy);
         let (ended_unix_ms, memory) = (clock::unix_ms(), memory::read());
+        let state = Some(Box::new(self.watch.stop()));
         let counters = self.instruments.counters.between(&self.counters, &counters);
         let faults = usage::between(&self.usage, &usage)
             .map(|usage| Faults { minor: usage.minor_faults, major: usage.major_faults });
@@ -227,6 +231,7 @@ impl<'a> Window<'a> {
             pss: memory::proportional(),
             faults,
             counters,
+            state,
             profile,
             work,
         }
@@ -294,7 +299,7 @@ fn visit(
         profile,
     };
 
-    let window = Window::open(instruments);
+    let window = Window::open(instruments, options.threads);
     let gguf = model.open().map_err(|e| match e {
         Error::Memory(_) => capped.stop(e, None),
         e => e.into(),
@@ -345,19 +350,20 @@ fn visit(
     let prompt = prompt(seed, n_prompt, vocab);
     let mut tokens = Vec::with_capacity(n_gen);
     let mut latencies_ns = Vec::with_capacity(n_gen);
-    let window = Window::open(instruments);
+    let window = Window::open(instruments, options.threads);
     tokens.push(argmax(engine.prefill(&prompt)?));
     let sample = window.close();
     let spans = engine.take_profile();
     if phases.contains(&Phase::Prefill) {
         let cost = Some(prefill_cost(engine.model(), n_prompt));
-        emit(sample(Work::Prefill { prompt, cost }, spans))?;
+        let macs = Some(macs(engine.model(), 0..n_prompt, 1));
+        emit(sample(Work::Prefill { prompt, cost, macs }, spans))?;
     }
 
     if phases.contains(&Phase::Decode) {
         let mut stream = Vec::with_capacity(MAX_READS * 2);
         read_weights(&mut engine, &mut stream);
-        let window = Window::open(instruments);
+        let window = Window::open(instruments, options.threads);
         let mut last = Instant::now();
         for i in 1..n_gen {
             let token = argmax(engine.decode(tokens[i - 1])?);
@@ -371,7 +377,8 @@ fn visit(
         read_weights(&mut engine, &mut stream);
         // The context of the steps runs from n_prompt + 1 to n_prompt + n_gen - 1.
         let bytes_per_token = engine.decode_bytes(n_prompt + n_gen / 2);
-        emit(sample(Work::Decode { tokens, latencies_ns, bytes_per_token, stream }, spans))?;
+        let macs = Some(macs(engine.model(), n_prompt..n_prompt + n_gen - 1, n_gen - 1));
+        emit(sample(Work::Decode { tokens, latencies_ns, bytes_per_token, stream, macs }, spans))?;
     }
 
     if let Some(reference) = reference {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Span;
 use crate::figure::Figure;
 use crate::journal::{Case, CounterReading, DomainEnergy, FailureKind, Faults, MemoryReading, Phase, Work};
+use crate::probe::state::HostState;
 use crate::units::{Bytes, BytesPerS, MacPerS};
 
 use super::limit::MemoryCap;
@@ -99,7 +100,7 @@ pub struct Reference {
 /// What a worker reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
+#[allow(clippy::large_enum_variant, reason = "most events are samples")]
 pub enum Event {
     /// A phase was measured; the fields are those of [`crate::journal::Sample`].
     Sample {
@@ -119,6 +120,8 @@ pub enum Event {
         faults: Figure<Faults>,
         /// Counted events within it.
         counters: CounterReading,
+        /// The host while it lasted.
+        state: Option<Box<HostState>>,
         /// Where the time went, if that was asked for.
         profile: Option<Vec<Span>>,
         /// What was done.

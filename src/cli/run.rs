@@ -64,10 +64,10 @@ impl Args {
         }
         let summary = stats::summarize(&outcome.records)?;
         super::print(&format!(
-            "{}\n{}{}\n\nTables and plots: {dir}\n",
+            "{}\n{}{}\nTables and plots: {dir}\n",
             report::terminal_summary(&summary, super::report::terminal_width()),
             report::terminal_profile(&summary, super::report::terminal_width()),
-            report::verdict(&summary)
+            super::report::verdict(&summary)
         ));
         // A case that cannot run here, or not under the limit, has not failed.
         let failed = summary.rows.iter().any(|row| {

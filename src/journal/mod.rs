@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{MemoryParts, Span};
 use crate::figure::Figure;
+use crate::probe::state::HostState;
 use crate::units::{Bytes, BytesPerS, Joules, MacPerS};
 
 pub use counters::{Counter, CounterGroup, CounterReading};
@@ -173,6 +174,9 @@ pub struct Sample {
     /// Counted events of the worker within the window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<CounterReading>,
+    /// The host while the window lasted; older journals do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Box<HostState>>,
     /// Where the time of the window went, if the run noted it: prefill and decode only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Vec<Span>>,
@@ -261,6 +265,9 @@ pub enum Work {
         /// What it cannot do without; schema 1 does not have it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cost: Option<PrefillCost>,
+        /// Its multiply-accumulates.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        macs: Option<MacCount>,
     },
     /// Tokens 2 to n were generated.
     Decode {
@@ -274,7 +281,21 @@ pub enum Work {
         /// Rates at which the same threads read the packed weights, without arithmetic, immediately
         /// before and after the window.
         stream: Vec<BytesPerS>,
+        /// Multiply-accumulates of all steps together.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        macs: Option<MacCount>,
     },
+}
+
+/// Multiply-accumulates of a phase, by the part of the model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MacCount {
+    /// Of the linear layers: one for each weight and token.
+    pub linear: u64,
+    /// Of attention: keys with queries, and weights with values.
+    pub attention: u64,
+    /// Of the output projection.
+    pub head: u64,
 }
 
 /// Packed weights that a run keeps on disk, in one load.

@@ -10,14 +10,16 @@ pub mod counters;
 pub mod energy;
 pub mod host;
 pub mod memory;
+pub mod noise;
 mod perf;
+pub mod state;
 mod team;
 pub mod usage;
 
 use std::path::Path;
 
 /// The text of a file of procfs or sysfs without the final newline; none if it cannot be read.
-fn text(path: impl AsRef<Path>) -> Option<String> {
+pub(crate) fn text(path: impl AsRef<Path>) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
     Some(text.trim_end().to_owned())
 }

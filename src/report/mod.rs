@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::journal::Record;
 use crate::stats::{self, Summary};
 
-pub use text::{terminal_profile, terminal_summary, verdict};
+pub use text::{host_states, terminal_profile, terminal_summary, verdict};
 
 /// Writes everything that follows from a journal into the directory of its run, and returns the
 /// files in the order they were written: `samples.csv`, `latencies.csv`, `summary.csv`,

@@ -9,7 +9,9 @@ use crate::engine::Span;
 use crate::error::{Error, Result};
 use crate::figure::Figure;
 use crate::journal::{Case, Counter, CounterReading, MemoryReading, PrefillCost, Record, Sample, Work};
-use crate::report::text::{ratio, round_significant};
+use crate::probe::state::HostState;
+use crate::report::text::{host_states, ratio, round_significant};
+use crate::stats::state::{SampleState, StateJudge};
 use crate::stats::{
     self, BASELINES, Bandwidths, Latency, Row, Speedup, Spread, Summary, highest, ms, ms_per_token,
     package_energy, per_second, percent_of, phase_name, roofline_tok_s,
@@ -316,6 +318,7 @@ struct SampleRow<'a> {
     energy: Figure<f64>,
     bandwidth: Option<f64>,
     roofline_percent: Figure<f64>,
+    state: Option<SampleState>,
 }
 
 impl SampleRow<'_> {
@@ -346,6 +349,11 @@ impl SampleRow<'_> {
             Work::Prefill { cost, .. } => cost.as_ref(),
             Work::Load { .. } | Work::Decode { .. } => None,
         }
+    }
+
+    /// A figure of the host's state.
+    fn host(&self, figure: impl Fn(&HostState) -> Option<f64>) -> String {
+        number(self.sample.state.as_deref().and_then(figure))
     }
 
     fn memory(&self, part: impl Fn(&MemoryReading) -> Bytes) -> String {
@@ -409,6 +417,17 @@ fn sample_columns<'a>() -> Vec<Column<SampleRow<'a>>> {
         ("int8_macs", |s| integer(s.cost().map(|c| c.int8_macs))),
         ("f32_macs", |s| integer(s.cost().map(|c| c.f32_macs))),
         ("prefill_read_bytes", |s| integer(s.cost().map(|c| c.read_bytes.0))),
+        ("state", |s| integer(s.state.as_ref())),
+        ("frequency_mean_mhz", |s| s.host(|h| h.frequency.value().map(|f| f.mean_mhz))),
+        ("frequency_min_mhz", |s| s.host(|h| h.frequency.value().map(|f| f.min_mhz))),
+        ("frequency_provenance", |s| integer(s.sample.state.as_ref().map(|h| h.frequency.provenance()))),
+        ("temperature_max_c", |s| s.host(|h| h.temperature_max_c.value().copied())),
+        ("throttle_events", |s| s.host(|h| h.throttle_events.value().map(|&n| n as f64))),
+        ("steal_share", |s| s.host(|h| h.steal_share.value().copied())),
+        ("other_load_cpus", |s| s.host(|h| h.other_load_cpus.value().copied())),
+        ("memory_pressure_share", |s| s.host(|h| h.memory_pressure_share.value().copied())),
+        ("swap_read_bytes", |s| s.host(|h| h.swap.value().map(|w| w.read.0 as f64))),
+        ("swap_written_bytes", |s| s.host(|h| h.swap.value().map(|w| w.written.0 as f64))),
     ]
 }
 
@@ -417,6 +436,7 @@ pub(super) fn samples_csv(records: &[Record]) -> Result<Vec<u8>> {
     let header = stats::header(records)?;
     let cases: HashMap<&str, &Case> = header.cases.iter().map(|c| (c.id.as_str(), c)).collect();
     let bandwidths = Bandwidths::new(records);
+    let states = StateJudge::new(&header.cases, records);
     let rows: Vec<SampleRow> = records
         .iter()
         .filter_map(|record| {
@@ -432,7 +452,8 @@ pub(super) fn samples_csv(records: &[Record]) -> Result<Vec<u8>> {
                     (None, Figure::unavailable("only decode has a roofline"))
                 }
             };
-            Some(SampleRow { case, sample, energy: package_energy(sample), bandwidth, roofline_percent })
+            let (energy, state) = (package_energy(sample), states.of(sample));
+            Some(SampleRow { case, sample, energy, bandwidth, roofline_percent, state })
         })
         .collect();
     csv(&sample_columns(), &rows)
@@ -544,6 +565,10 @@ pub(super) fn speedup_markdown(summary: &Summary) -> String {
          relative to the baseline.\n",
         cell(&summary.suite)
     );
+    let states = host_states(summary);
+    if !states.is_empty() {
+        let _ = write!(out, "\n{}\n", cell(&states));
+    }
     for baseline in BASELINES {
         let rows: Vec<&Speedup> = summary.speedups.iter().filter(|s| s.baseline == baseline).collect();
         if rows.is_empty() {

@@ -2,11 +2,13 @@
 //!
 //! METHODOLOGY.md defines every figure; the definitions here are the same ones.
 
+pub mod arithmetic;
 mod memory;
 mod profile;
 mod rounds;
 mod speedup;
 mod spread;
+pub mod state;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +16,8 @@ use std::fmt;
 use crate::error::{Error, Result};
 use crate::figure::Figure;
 use crate::journal::{
-    Case, Check, Failure, FailureKind, KeptWeights, Phase, Record, RunHeader, SCHEMA, Sample, Work,
+    Case, Check, Failure, FailureKind, KeptWeights, MemoryReading, Phase, Record, RunHeader, SCHEMA, Sample,
+    Work,
 };
 use crate::units::Bytes;
 
@@ -27,6 +30,7 @@ pub(crate) use rounds::{highest, roofline_tok_s};
 pub(crate) use rounds::{percent_of, phase_name};
 pub use speedup::{BASELINES, Speedup};
 pub use spread::{Spread, ms, per_second, percentile};
+use state::StateCounts;
 
 /// Everything that follows from a journal.
 #[derive(Debug, Clone)]
@@ -39,6 +43,8 @@ pub struct Summary {
     pub rows: Vec<Row>,
     /// Every case against every baseline kernel of its model, threads and workload.
     pub speedups: Vec<Speedup>,
+    /// The host while the samples were taken.
+    pub states: StateCounts,
 }
 
 /// The figures of one case. Medians are over its complete rounds; a wrong case has no figures.
@@ -254,7 +260,8 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
         })
         .collect();
     let speedups = speedup::speedups(&rows, &figures);
-    Ok(Summary { suite: header.suite.clone(), rounds: header.rounds, rows, speedups })
+    let states = StateCounts::of(&header.cases, records);
+    Ok(Summary { suite: header.suite.clone(), rounds: header.rounds, rows, speedups, states })
 }
 
 fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Failure]) -> Status {
@@ -355,41 +362,23 @@ fn row(header: &RunHeader, case: &Case, complete: &[Round], status: Status, chec
 }
 
 fn memory(rounds: &[Round], absent: &str) -> Figure<Memory> {
-    let mut by = None;
-    let mut why = None;
-    let (mut anon, mut file) = (Vec::new(), Vec::new());
-    let mut largest =
-        Memory { peak: Bytes(0), anon: Bytes(0), file: Bytes(0), peak_anon: Bytes(0), peak_file: Bytes(0) };
-    for round in rounds {
-        for sample in [round.load, round.prefill, round.decode] {
-            let reading = match &sample.memory {
-                Figure::Measured { value, .. } | Figure::Simulated { value, .. } => value,
-                Figure::Unavailable { why: reason } => {
-                    why.get_or_insert_with(|| reason.clone());
-                    continue;
-                }
-            };
-            // One simulated reading makes the whole figure a simulated one.
-            if by.is_none() || matches!(sample.memory, Figure::Simulated { .. }) {
-                by = Some(sample.memory.clone().map(|_| ()));
-            }
-            largest.peak = largest.peak.max(reading.peak_rss);
-            largest.peak_anon = largest.peak_anon.max(reading.anon);
-            largest.peak_file = largest.peak_file.max(reading.file);
-            if std::ptr::eq(sample, round.decode) {
-                anon.push(reading.anon.0 as f64);
-                file.push(reading.file.0 as f64);
-            }
-        }
-    }
-    match (by, Spread::of(anon), Spread::of(file)) {
-        (Some(by), Some(anon), Some(file)) => by.map(|()| Memory {
-            anon: Bytes(anon.median.round() as u64),
-            file: Bytes(file.median.round() as u64),
-            ..largest
-        }),
-        _ => Figure::unavailable(why.unwrap_or_else(|| absent.to_owned())),
-    }
+    let samples = || rounds.iter().flat_map(|r| [r.load, r.prefill, r.decode]);
+    let readings = || samples().filter_map(|s| s.memory.value());
+    let most = |f: fn(&MemoryReading) -> Bytes| readings().map(f).max();
+    let steady = |f: fn(&MemoryReading) -> Bytes| {
+        let at_the_end = rounds.iter().filter_map(|r| r.decode.memory.value());
+        Spread::of(at_the_end.map(|m| f(m).0 as f64)).map(|s| Bytes(s.median.round() as u64))
+    };
+    let memory = || {
+        Some(Memory {
+            peak: most(|m| m.peak_rss)?,
+            anon: steady(|m| m.anon)?,
+            file: steady(|m| m.file)?,
+            peak_anon: most(|m| m.anon)?,
+            peak_file: most(|m| m.file)?,
+        })
+    };
+    Figure::derived(memory(), samples().map(|s| &s.memory), absent)
 }
 
 /// Summarises a figure over the rounds that have it; the provenance says if some lack it, and one
@@ -405,29 +394,12 @@ fn over_rounds<'a>(
 /// As [`over_rounds`], of a figure of each round.
 fn over_figures<'a>(figures: impl Iterator<Item = &'a Figure<f64>>, absent: &str) -> Figure<Spread> {
     let figures: Vec<&Figure<f64>> = figures.collect();
-    let Some(spread) = Spread::of(figures.iter().filter_map(|f| f.value().copied())) else {
-        let why = figures.iter().find_map(|f| match f {
-            Figure::Unavailable { why } => Some(why.as_str()),
-            Figure::Measured { .. } | Figure::Simulated { .. } => None,
-        });
-        return Figure::unavailable(why.unwrap_or(absent));
-    };
-    let part = |by: &str| match spread.rounds == figures.len() {
+    let spread = Spread::of(figures.iter().filter_map(|f| f.value().copied()));
+    let (of, rounds) = (spread.map_or(0, |s| s.rounds), figures.len());
+    Figure::derived(spread, figures, absent).described(|by| match of == rounds {
         true => by.to_owned(),
-        false => format!("{by} ({} of {} rounds)", spread.rounds, figures.len()),
-    };
-    let simulated = figures.iter().find_map(|f| match f {
-        Figure::Simulated { by, .. } => Some(by),
-        Figure::Measured { .. } | Figure::Unavailable { .. } => None,
-    });
-    let measured = figures.iter().find_map(|f| match f {
-        Figure::Measured { by, .. } => Some(by),
-        Figure::Simulated { .. } | Figure::Unavailable { .. } => None,
-    });
-    match (simulated, measured) {
-        (Some(by), _) => Figure::Simulated { value: spread, by: part(by) },
-        (None, by) => Figure::Measured { value: spread, by: part(by.map_or("", String::as_str)) },
-    }
+        false => format!("{by} ({of} of {rounds} rounds)"),
+    })
 }
 
 /// Whether a load found its weights packed.

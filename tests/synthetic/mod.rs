@@ -6,6 +6,7 @@ use bitjoule::journal::{
     BandwidthSample, Case, Check, CounterReading, DomainEnergy, Failure, FailureKind, Faults, MemoryLimit,
     MemoryReading, PeakSample, PrefillCost, Record, RunHeader, SCHEMA, Sample, Work,
 };
+use bitjoule::probe::state::HostState;
 use bitjoule::units::{Bytes, BytesPerS, Joules, MacPerS};
 
 /// A journal under construction.
@@ -34,6 +35,7 @@ pub(crate) struct Visit {
     pub(crate) pss: Option<Figure<Bytes>>,
     pub(crate) faults: Option<Figure<Faults>>,
     pub(crate) counters: Option<CounterReading>,
+    pub(crate) state: Option<Box<HostState>>,
     /// Of prefill and of decode.
     pub(crate) profile: Option<Vec<Span>>,
 }
@@ -68,6 +70,7 @@ impl Default for Visit {
             pss: None,
             faults: None,
             counters: None,
+            state: None,
             profile: None,
         }
     }
@@ -143,7 +146,10 @@ impl Journal {
                     kept: None,
                 },
             ),
-            (visit.prefill_ns, Work::Prefill { prompt: (0..case.n_prompt).collect(), cost: visit.cost }),
+            (
+                visit.prefill_ns,
+                Work::Prefill { prompt: (0..case.n_prompt).collect(), cost: visit.cost, macs: None },
+            ),
             (
                 window,
                 Work::Decode {
@@ -151,6 +157,7 @@ impl Journal {
                     latencies_ns: visit.latencies_ns.clone(),
                     bytes_per_token: Bytes(visit.bytes_per_token),
                     stream: visit.stream.iter().map(|rate| BytesPerS(*rate)).collect(),
+                    macs: None,
                 },
             ),
         ];
@@ -167,6 +174,7 @@ impl Journal {
                 pss: visit.pss.clone(),
                 faults: visit.faults.clone(),
                 counters: visit.counters.clone(),
+                state: visit.state.clone(),
                 profile: visit.profile.clone().filter(|_| !matches!(work, Work::Load { .. })),
                 work,
             }));
