@@ -71,6 +71,17 @@ impl<T> Figure<T> {
         }
     }
 
+    /// The same figure by reference.
+    pub fn as_ref(&self) -> Figure<&T> {
+        match self {
+            Figure::Measured { value, by } => Figure::Measured { value, by: by.clone() },
+            Figure::Simulated { value, by } => Figure::Simulated { value, by: by.clone() },
+            Figure::Modelled { value, by } => Figure::Modelled { value, by: by.clone() },
+            Figure::Assumed { value, by } => Figure::Assumed { value, by: by.clone() },
+            Figure::Unavailable { why } => Figure::Unavailable { why: why.clone() },
+        }
+    }
+
     /// `value`, computed from `figures`, with the weakest provenance among those that have a value (assumed,
     /// modelled, simulated, measured); without a value, the first reason why one of them has none, or
     /// `absent`.
