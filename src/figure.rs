@@ -54,12 +54,31 @@ impl<T> Figure<T> {
 
     /// The value, if there is one.
     pub fn value(&self) -> Option<&T> {
+        self.found().ok().map(|(value, _)| value)
+    }
+
+    /// The value and where it is from, or why there is none.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn found(&self) -> Result<(&T, &str), &str> {
         match self {
-            Figure::Measured { value, .. }
-            | Figure::Simulated { value, .. }
-            | Figure::Modelled { value, .. }
-            | Figure::Assumed { value, .. } => Some(value),
-            Figure::Unavailable { .. } => None,
+            Figure::Measured { value, by }
+            | Figure::Simulated { value, by }
+            | Figure::Modelled { value, by }
+            | Figure::Assumed { value, by } => Ok((value, by)),
+            Figure::Unavailable { why } => Err(why),
+        }
+    }
+
+    /// The same figure by reference.
+    pub fn as_ref(&self) -> Figure<&T> {
+        match self {
+            Figure::Measured { value, by } => Figure::Measured { value, by: by.clone() },
+            Figure::Simulated { value, by } => Figure::Simulated { value, by: by.clone() },
+            Figure::Modelled { value, by } => Figure::Modelled { value, by: by.clone() },
+            Figure::Assumed { value, by } => Figure::Assumed { value, by: by.clone() },
+            Figure::Unavailable { why } => Figure::Unavailable { why: why.clone() },
         }
     }
 
@@ -81,10 +100,7 @@ impl<T> Figure<T> {
         };
         let figures: Vec<&Figure<U>> = figures.into_iter().collect();
         let Some(value) = value else {
-            let why = figures.iter().find_map(|f| match f {
-                Figure::Unavailable { why } => Some(why.as_str()),
-                _ => None,
-            });
+            let why = figures.iter().find_map(|f| f.found().err());
             return Figure::unavailable(why.unwrap_or(absent));
         };
         // The first of the weakest: it names the instrument.

@@ -166,9 +166,14 @@ struct Line([u8; 64]);
 impl Scratch {
     /// Scratch for matrices of up to `max_cols` columns; using it for those never allocates.
     pub fn new(max_cols: usize) -> Self {
-        let bytes = (PANEL_ROWS * (max_cols.next_multiple_of(COLUMN_STEP) + SLACK))
-            .max(PANEL_ROWS * arch::FLOAT_BLOCK_COLS * size_of::<f32>());
-        Scratch { lines: vec![Line([0; 64]); bytes.div_ceil(64)] }
+        Scratch { lines: vec![Line([0; 64]); Scratch::memory_bytes(max_cols) / size_of::<Line>()] }
+    }
+
+    /// Memory in bytes that scratch for matrices of up to `max_cols` columns takes.
+    pub fn memory_bytes(max_cols: usize) -> usize {
+        (PANEL_ROWS * (max_cols.next_multiple_of(COLUMN_STEP) + SLACK))
+            .max(PANEL_ROWS * arch::FLOAT_BLOCK_COLS * size_of::<f32>())
+            .next_multiple_of(size_of::<Line>())
     }
 
     fn bytes(&mut self, len: usize) -> &mut [u8] {

@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Span;
 use crate::figure::Figure;
-use crate::journal::{Case, DomainEnergy, FailureKind, MemoryReading, Phase, Work};
+use crate::journal::{Case, CounterReading, DomainEnergy, FailureKind, Faults, MemoryReading, Phase, Work};
 use crate::probe::state::HostState;
 use crate::units::{Bytes, BytesPerS, MacPerS};
+
+use super::limit::MemoryCap;
 
 /// Where a worker finds a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +50,8 @@ pub enum Job {
         profile: bool,
         /// Root of a simulated powercap tree.
         powercap: Option<PathBuf>,
+        /// The limit to run it under.
+        cap: Option<MemoryCap>,
     },
     /// Writes reference logits.
     Reference {
@@ -110,6 +114,12 @@ pub enum Event {
         energy: Figure<Vec<DomainEnergy>>,
         /// Memory at its end.
         memory: Figure<MemoryReading>,
+        /// Share of memory after it.
+        pss: Figure<Bytes>,
+        /// Page faults within it.
+        faults: Figure<Faults>,
+        /// Counted events within it.
+        counters: CounterReading,
         /// The host while it lasted.
         state: Option<Box<HostState>>,
         /// Where the time went, if that was asked for.

@@ -69,11 +69,10 @@ impl Args {
             report::terminal_profile(&summary, super::report::terminal_width()),
             super::report::verdict(&summary)
         ));
-        // A case that cannot run here has not failed.
-        let failed = summary
-            .rows
-            .iter()
-            .any(|row| !matches!(row.status, stats::Status::Ok | stats::Status::Skipped(_)));
+        // A case that cannot run here, or not under the limit, has not failed.
+        let failed = summary.rows.iter().any(|row| {
+            !matches!(row.status, stats::Status::Ok | stats::Status::Skipped(_) | stats::Status::OverLimit(_))
+        });
         Ok(u8::from(failed))
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Answer, Finding, Group, Level, Limit, Noise, Purpose, known};
+use super::{Answer, Finding, Group, Level, Limit, Noise, Purpose};
 use crate::figure::Figure;
 use crate::probe::energy::EnergyMeter;
 use crate::probe::host::Host;
@@ -153,7 +153,7 @@ impl Finding {
 
 /// Why a figure is missing.
 fn missing<T>(figure: &Figure<T>) -> &str {
-    known(figure).err().unwrap_or_default()
+    figure.found().err().unwrap_or_default()
 }
 
 /// A source of energy, or why it cannot be had and what helps.
@@ -175,10 +175,11 @@ fn energy_sources(machine: &Machine) -> Vec<EnergySource> {
     let start = meter.start();
     // Longer than the counters' update period; a machine never draws nothing.
     std::thread::sleep(Duration::from_millis(20));
-    let found = match meter.since(&start) {
+    let found = match meter.since(&start).found() {
+        Ok((domains, _)) => Ok(domains.iter().map(|domain| domain.domain.clone()).collect()),
         // A tree at rest is readable all the same.
-        Figure::Unavailable { why } if why.contains("did not change") => Ok(vec!["packages".to_owned()]),
-        Figure::Unavailable { why } => {
+        Err(why) if why.contains("did not change") => Ok(vec!["packages".to_owned()]),
+        Err(why) => {
             let (remedy, command) = if machine.virtual_machine() {
                 ("none in a virtual machine: the hypervisor keeps the counters; measure on the host", None)
             } else if why.contains("chmod") || why.contains("ermission") {
@@ -188,9 +189,8 @@ fn energy_sources(machine: &Machine) -> Vec<EnergySource> {
                 let modprobe = "sudo modprobe intel_rapl_msr";
                 ("load the driver (Intel, and AMD since Zen)", Some(modprobe.to_owned()))
             };
-            Err(Refusal { why, remedy: remedy.to_owned(), command })
+            Err(Refusal { why: why.to_owned(), remedy: remedy.to_owned(), command })
         }
-        figure => Ok(figure.value().into_iter().flatten().map(|domain| domain.domain.clone()).collect()),
     };
     vec![EnergySource { name: "powercap", found }]
 }
@@ -286,7 +286,7 @@ fn sensor<T>(
     remedy: &str,
     command: Option<&str>,
 ) -> Finding {
-    match known(figure) {
+    match figure.found() {
         Ok((value, by)) => Finding::instrument(id, Level::Ok, format!("{} by {by}", show(value))),
         Err(why) if machine.virtual_machine() => {
             Finding::instrument(id, Level::No, why).remedy("none in a virtual machine")
@@ -358,7 +358,7 @@ fn memory_pressure(machine: &Machine) -> Finding {
 
 fn noise_of(machine: &Machine) -> Finding {
     const ID: &str = "noise";
-    let noise = match known(machine.noise) {
+    let noise = match machine.noise.found() {
         Ok((noise, _)) => noise,
         Err(why) => {
             return Finding::condition(ID, Level::Unknown, why)

@@ -204,17 +204,6 @@ pub fn examine(root: Option<&Path>, self_test: Duration) -> Report {
     }
 }
 
-/// A figure's value and where it is from, or why there is none.
-fn known<T>(figure: &Figure<T>) -> Result<(&T, &str), &str> {
-    match figure {
-        Figure::Measured { value, by }
-        | Figure::Simulated { value, by }
-        | Figure::Modelled { value, by }
-        | Figure::Assumed { value, by } => Ok((value, by)),
-        Figure::Unavailable { why } => Err(why),
-    }
-}
-
 /// The strictest answer that a finding leaves for `purpose`.
 fn verdict(purpose: Purpose, findings: &[Finding]) -> Verdict {
     let limits = || {

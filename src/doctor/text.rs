@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Answer, Dispersion, Finding, Group, Level, Report, known};
+use super::{Answer, Dispersion, Finding, Group, Level, Report};
 
 /// Columns of a page.
 const WIDTH: usize = 80;
@@ -70,7 +70,7 @@ fn machine(report: &Report) -> String {
 }
 
 fn noise(report: &Report) -> String {
-    let noise = match known(&report.noise) {
+    let noise = match report.noise.found() {
         Ok((noise, _)) => noise,
         Err(why) => return paragraph(&format!("Noise: unavailable: {why}"), 0),
     };

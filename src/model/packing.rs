@@ -47,6 +47,14 @@ struct Planned<'a> {
     format: Option<Format>,
 }
 
+impl Planned<'_> {
+    /// Bytes that a matrix takes in the arena; none for a norm, which stays a vector.
+    fn packed_bytes(&self) -> u64 {
+        let len = |format: Format| format.packed_len(self.expected.rows, self.expected.cols);
+        self.format.map_or(0, |format| ArenaWriter::block_len(len(format)) as u64)
+    }
+}
+
 /// A tensor of the file and how its values are read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Source<'a> {
@@ -148,12 +156,27 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Memory that the packed weights will occupy.
+    /// The kernel that the weights are packed for.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// Memory that the packed matrices will occupy.
     pub fn weight_bytes(&self) -> Bytes {
-        let bytes = self.tensors.iter().filter_map(|t| {
-            Some(ArenaWriter::block_len(t.format?.packed_len(t.expected.rows, t.expected.cols)) as u64)
-        });
-        Bytes(bytes.sum())
+        Bytes(self.tensors.iter().map(Planned::packed_bytes).sum())
+    }
+
+    /// Memory of the packed linear layers and of the norms.
+    pub fn linear_bytes(&self) -> Bytes {
+        let norms = self.tensors.iter().filter(|t| t.format.is_none());
+        let norms: usize = norms.map(|t| t.expected.cols * size_of::<f32>()).sum();
+        Bytes(self.weight_bytes().0 - self.head_bytes().0 + norms as u64)
+    }
+
+    /// Memory of embedding and output projection.
+    pub fn head_bytes(&self) -> Bytes {
+        let heads = self.tensors.iter().filter(|t| t.expected.role == Role::Head);
+        Bytes(heads.map(Planned::packed_bytes).sum())
     }
 
     /// Packs all weights for `isa`, on all cores (rayon).
@@ -177,7 +200,7 @@ impl<'a> Plan<'a> {
         let file = self.gguf.path_label();
         let bytes = self.weight_bytes();
         let refused = |e: &dyn std::fmt::Display| {
-            Error::environment(format!("{file}: cannot allocate {bytes} for the packed weights: {e}"))
+            Error::Memory(format!("{file}: cannot allocate {bytes} for the packed weights: {e}"))
         };
         let len = usize::try_from(bytes.0).map_err(|e| refused(&e))?;
         let mut arena = ArenaWriter::new(len).map_err(|e| refused(&e))?;

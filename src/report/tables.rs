@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use crate::engine::Span;
 use crate::error::{Error, Result};
 use crate::figure::Figure;
-use crate::journal::{Case, MemoryReading, PrefillCost, Record, Sample, Work};
+use crate::journal::{Case, Counter, CounterReading, MemoryReading, PrefillCost, Record, Sample, Work};
 use crate::probe::state::HostState;
 use crate::report::text::{host_states, ratio, round_significant};
 use crate::stats::state::{SampleState, StateJudge};
@@ -32,6 +32,11 @@ fn number(value: impl Into<Option<f64>>) -> String {
 
 fn integer<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(String::new, |v| v.to_string())
+}
+
+/// A whole or fractional figure; an empty cell where it is missing.
+fn value(figure: &Figure<f64>) -> String {
+    number(figure.value().copied())
 }
 
 fn median(spread: Option<Spread>) -> String {
@@ -122,6 +127,150 @@ pub(super) fn summary_csv(summary: &Summary) -> Result<Vec<u8>> {
     csv(SUMMARY, &summary.rows)
 }
 
+const MEMORY: &[Column<Row>] = &[
+    ("case", |r| r.case.id.clone()),
+    ("backend", |r| r.case.backend.clone()),
+    ("model", |r| r.case.model.clone()),
+    ("kernel", |r| r.case.kernel.clone()),
+    ("isa", |r| r.case.isa.clone()),
+    ("threads", |r| r.case.threads.to_string()),
+    ("n_prompt", |r| r.case.n_prompt.to_string()),
+    ("n_gen", |r| r.case.n_gen.to_string()),
+    ("kv", |r| r.case.kv.clone()),
+    ("rounds", |r| r.rounds.to_string()),
+    ("status", |r| r.status.to_string()),
+    ("predicted_weights_bytes", |r| integer(r.memory_use.predicted.map(|p| p.weights.0))),
+    ("predicted_embedding_bytes", |r| integer(r.memory_use.predicted.map(|p| p.embedding.0))),
+    ("predicted_kv_cache_bytes", |r| integer(r.memory_use.predicted.map(|p| p.kv_cache.0))),
+    ("predicted_scratch_bytes", |r| integer(r.memory_use.predicted.map(|p| p.scratch.0))),
+    ("predicted_bytes", |r| integer(r.memory_use.predicted.map(|p| p.total().0))),
+    ("rss_anon_bytes", |r| value(&r.memory_use.anon)),
+    ("unaccounted_bytes", |r| value(&r.memory_use.unaccounted)),
+    ("rss_file_bytes", |r| value(&r.memory_use.file)),
+    ("rss_shmem_bytes", |r| value(&r.memory_use.shmem)),
+    ("swapped_bytes", |r| value(&r.memory_use.swapped)),
+    ("rss_peak_bytes", |r| integer(r.memory.value().map(|m| m.peak.0))),
+    ("memory_provenance", |r| r.memory_use.anon.provenance()),
+    ("pss_bytes", |r| value(&r.memory_use.pss)),
+    ("pss_provenance", |r| r.memory_use.pss.provenance()),
+    ("load_minor_faults", |r| value(&r.memory_use.faults[0].minor)),
+    ("load_major_faults", |r| value(&r.memory_use.faults[0].major)),
+    ("prefill_minor_faults", |r| value(&r.memory_use.faults[1].minor)),
+    ("prefill_major_faults", |r| value(&r.memory_use.faults[1].major)),
+    ("decode_minor_faults", |r| value(&r.memory_use.faults[2].minor)),
+    ("decode_major_faults", |r| value(&r.memory_use.faults[2].major)),
+    ("faults_provenance", |r| r.memory_use.faults[2].minor.provenance()),
+    ("memory_limit_bytes", |r| integer(r.memory_use.limit.map(|l| l.0))),
+    ("memory_limit_enforced_by", |r| r.memory_use.limit_enforced_by.clone().unwrap_or_default()),
+];
+
+/// `memory.csv`: a row a case.
+pub(super) fn memory_csv(summary: &Summary) -> Result<Vec<u8>> {
+    csv(MEMORY, &summary.rows)
+}
+
+/// The counts of one sample.
+struct CounterRow<'a> {
+    case: &'a Case,
+    sample: &'a Sample,
+    reading: CounterReading,
+}
+
+impl CounterRow<'_> {
+    fn count(&self, counter: Counter) -> String {
+        integer(self.reading.get(counter).value())
+    }
+
+    /// `over` for each `per` events of `under`.
+    fn ratio(&self, over: Counter, under: Counter, per: f64) -> String {
+        number(self.reading.ratio(over, under).value().map(|r| r * per))
+    }
+
+    fn provenance(&self, counter: Counter) -> String {
+        self.reading.get(counter).provenance()
+    }
+
+    fn per_second(&self, counter: Counter) -> String {
+        let seconds = self.sample.wall_ns as f64 / 1e9;
+        number(self.reading.get(counter).value().map(|count| *count as f64 / seconds))
+    }
+
+    fn per_token(&self, counter: Counter) -> String {
+        let tokens = work_tokens(self.sample).filter(|n| *n > 0);
+        let count = self.reading.get(counter).value().copied();
+        number(count.zip(tokens).map(|(count, tokens)| count as f64 / tokens as f64))
+    }
+}
+
+/// The columns of `counters.csv`.
+fn counter_columns<'a>() -> Vec<Column<CounterRow<'a>>> {
+    use Counter::*;
+    vec![
+        ("case", |r| r.case.id.clone()),
+        ("backend", |r| r.case.backend.clone()),
+        ("model", |r| r.case.model.clone()),
+        ("kernel", |r| r.case.kernel.clone()),
+        ("isa", |r| r.case.isa.clone()),
+        ("threads", |r| r.case.threads.to_string()),
+        ("n_prompt", |r| r.case.n_prompt.to_string()),
+        ("n_gen", |r| r.case.n_gen.to_string()),
+        ("kv", |r| r.case.kv.clone()),
+        ("round", |r| r.sample.round.to_string()),
+        ("visit", |r| r.sample.visit.to_string()),
+        ("phase", |r| phase_name(r.sample.phase()).to_owned()),
+        ("wall_ns", |r| r.sample.wall_ns.to_string()),
+        ("work_tokens", |r| integer(work_tokens(r.sample))),
+        ("instructions", |r| r.count(Instructions)),
+        ("cycles", |r| r.count(Cycles)),
+        ("instructions_per_cycle", |r| r.ratio(Instructions, Cycles, 1.0)),
+        ("instructions_per_token", |r| r.per_token(Instructions)),
+        ("instructions_provenance", |r| r.provenance(Instructions)),
+        ("cache_references", |r| r.count(CacheReferences)),
+        ("cache_misses", |r| r.count(CacheMisses)),
+        ("cache_miss_percent", |r| r.ratio(CacheMisses, CacheReferences, 100.0)),
+        ("cache_misses_per_1000_instructions", |r| r.ratio(CacheMisses, Instructions, 1000.0)),
+        ("cache_provenance", |r| r.provenance(CacheMisses)),
+        ("branch_misses", |r| r.count(BranchMisses)),
+        ("branch_misses_per_1000_instructions", |r| r.ratio(BranchMisses, Instructions, 1000.0)),
+        ("branch_misses_provenance", |r| r.provenance(BranchMisses)),
+        ("stalled_frontend", |r| r.count(StalledFrontend)),
+        ("stalled_frontend_percent", |r| r.ratio(StalledFrontend, Cycles, 100.0)),
+        ("stalled_frontend_provenance", |r| r.provenance(StalledFrontend)),
+        ("stalled_backend", |r| r.count(StalledBackend)),
+        ("stalled_backend_percent", |r| r.ratio(StalledBackend, Cycles, 100.0)),
+        ("stalled_backend_provenance", |r| r.provenance(StalledBackend)),
+        ("task_clock_ns", |r| r.count(TaskClockNs)),
+        ("task_clock_provenance", |r| r.provenance(TaskClockNs)),
+        ("page_faults", |r| r.count(PageFaults)),
+        ("context_switches", |r| r.count(ContextSwitches)),
+        ("switches_provenance", |r| r.provenance(ContextSwitches)),
+        ("migrations", |r| r.count(Migrations)),
+        ("migrations_provenance", |r| r.provenance(Migrations)),
+        ("dram_read_bytes", |r| r.count(DramReadBytes)),
+        ("dram_written_bytes", |r| r.count(DramWrittenBytes)),
+        ("dram_read_bytes_per_s", |r| r.per_second(DramReadBytes)),
+        ("dram_written_bytes_per_s", |r| r.per_second(DramWrittenBytes)),
+        ("dram_read_bytes_per_token", |r| r.per_token(DramReadBytes)),
+        ("dram_provenance", |r| r.provenance(DramReadBytes)),
+    ]
+}
+
+/// `counters.csv`: a row a sample, in the order of the journal.
+pub(super) fn counters_csv(records: &[Record]) -> Result<Vec<u8>> {
+    let header = stats::header(records)?;
+    let cases: HashMap<&str, &Case> = header.cases.iter().map(|c| (c.id.as_str(), c)).collect();
+    let rows: Vec<CounterRow> = records
+        .iter()
+        .filter_map(|record| {
+            let Record::Sample(sample) = record else { return None };
+            let case = *cases.get(sample.case.as_str())?;
+            let reading = sample.counters.clone().unwrap_or_default();
+            Some(CounterRow { case, sample, reading })
+        })
+        .collect();
+    csv(&counter_columns(), &rows)
+}
+
 const SPEEDUP: &[Column<Speedup>] = &[
     ("backend", |s| s.case.backend.clone()),
     ("model", |s| s.case.model.clone()),
@@ -153,6 +302,15 @@ pub(super) fn speedup_csv(summary: &Summary) -> Result<Vec<u8>> {
     csv(SPEEDUP, &summary.speedups)
 }
 
+/// Tokens that a window computed: the prompt, or the decode steps.
+fn work_tokens(sample: &Sample) -> Option<usize> {
+    match &sample.work {
+        Work::Load { .. } => None,
+        Work::Prefill { prompt, .. } => Some(prompt.len()),
+        Work::Decode { latencies_ns, .. } => Some(latencies_ns.len()),
+    }
+}
+
 /// One sample beside what its round says about it.
 struct SampleRow<'a> {
     case: &'a Case,
@@ -169,15 +327,6 @@ impl SampleRow<'_> {
             Work::Load { .. } => None,
             Work::Prefill { prompt, .. } => Some(prompt),
             Work::Decode { tokens, .. } => Some(tokens),
-        }
-    }
-
-    /// Tokens that the window computed: the prompt, or the decode steps.
-    fn work_tokens(&self) -> Option<usize> {
-        match &self.sample.work {
-            Work::Load { .. } => None,
-            Work::Prefill { prompt, .. } => Some(prompt.len()),
-            Work::Decode { latencies_ns, .. } => Some(latencies_ns.len()),
         }
     }
 
@@ -230,8 +379,8 @@ fn sample_columns<'a>() -> Vec<Column<SampleRow<'a>>> {
         ("ended_unix_ms", |s| s.sample.ended_unix_ms.to_string()),
         ("wall_ns", |s| s.sample.wall_ns.to_string()),
         ("cpu_ns", |s| s.sample.cpu_ns.to_string()),
-        ("work_tokens", |s| integer(s.work_tokens())),
-        ("tok_s", |s| number(s.work_tokens().and_then(|n| per_second(n, s.sample.wall_ns)))),
+        ("work_tokens", |s| integer(work_tokens(s.sample))),
+        ("tok_s", |s| number(work_tokens(s.sample).and_then(|n| per_second(n, s.sample.wall_ns)))),
         ("energy_j", |s| number(s.energy.value().copied())),
         ("energy_provenance", |s| s.energy.provenance()),
         ("energy_domains", |s| {

@@ -258,6 +258,7 @@ pub fn verdict(summary: &Summary) -> String {
         tally("wrong", |s| matches!(s, Status::Wrong(_))),
         tally("failed", |s| matches!(s, Status::Failed(_))),
         tally("skipped", |s| matches!(s, Status::Skipped(_))),
+        tally("over the memory limit", |s| matches!(s, Status::OverLimit(_))),
         tally("incomplete", |s| matches!(s, Status::Incomplete { .. })),
     ]
     .into_iter()

@@ -10,6 +10,7 @@ use bitjoule_kernels::{Isa, Kernel};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::backend::check;
+use crate::backend::limit::MemoryCap;
 use crate::backend::protocol::{Event, Job, Reference};
 use crate::engine::allowed_cpus;
 use crate::error::{Error, Result};
@@ -98,6 +99,7 @@ pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
         rounds: suite.rounds,
         llc_bytes: host.llc_bytes(),
         profile: options.profile,
+        memory_limit: suite.memory_limit,
         keep_packed: options.keep_packed,
         models: models
             .iter()
@@ -470,6 +472,14 @@ impl Run {
                     _ if self.checked.contains(&case.id) || self.unchecked(&case, round) => None,
                     _ => Some(reference(&self.dir, &case)),
                 };
+                let (cap, group) = match self.header.memory_limit {
+                    None => (None, None),
+                    Some(limit) => {
+                        let name = format!("bitjoule-{}-{visit}", std::process::id());
+                        let (cap, group) = MemoryCap::prepare(Path::new("/"), &name, limit);
+                        (Some(cap), group)
+                    }
+                };
                 let job = Job::Visit {
                     phases: self.missing(&case, round),
                     case: case.clone(),
@@ -479,8 +489,18 @@ impl Run {
                     kept: self.header.keep_packed.then(|| model.blake3.clone()),
                     profile: self.header.profile,
                     powercap: self.powercap.clone(),
+                    cap: cap.clone(),
                 };
-                worker::run(&job, timeout, stop, |event| self.append(record(&case, round, visit, event)?))
+                let ended = worker::run(&job, timeout, stop, |event| {
+                    self.append(record(&case, round, visit, event)?)
+                })?;
+                Ok(match (ended, cap) {
+                    (Ended::Failed(kind, reason), Some(cap)) => {
+                        let (kind, reason) = cap.judge(group.as_ref(), kind, reason);
+                        Ended::Failed(kind, reason)
+                    }
+                    (ended, _) => ended,
+                })
             }
         }
     }
@@ -546,21 +566,34 @@ fn reference(dir: &Path, case: &Case) -> Reference {
 fn record(case: &Case, round: u32, visit: u32, event: Event) -> Result<Record> {
     let case = case.id.clone();
     Ok(match event {
-        Event::Sample { ended_unix_ms, wall_ns, cpu_ns, energy, memory, state, profile, work } => {
-            Record::Sample(Sample {
-                case,
-                round,
-                visit,
-                ended_unix_ms,
-                wall_ns,
-                cpu_ns,
-                energy,
-                memory,
-                state,
-                profile,
-                work,
-            })
-        }
+        Event::Sample {
+            ended_unix_ms,
+            wall_ns,
+            cpu_ns,
+            energy,
+            memory,
+            pss,
+            state,
+            faults,
+            counters,
+            profile,
+            work,
+        } => Record::Sample(Sample {
+            case,
+            round,
+            visit,
+            ended_unix_ms,
+            wall_ns,
+            cpu_ns,
+            energy,
+            memory,
+            pss: Some(pss),
+            faults: Some(faults),
+            counters: Some(counters),
+            state,
+            profile,
+            work,
+        }),
         Event::Checked { reference, relative_difference, tolerance, positions, argmax_agreeing } => {
             Record::Check(Check {
                 case,

@@ -3,6 +3,7 @@
 //! METHODOLOGY.md defines every figure; the definitions here are the same ones.
 
 pub mod arithmetic;
+mod memory;
 mod profile;
 mod rounds;
 mod speedup;
@@ -20,6 +21,7 @@ use crate::journal::{
 };
 use crate::units::Bytes;
 
+pub use memory::{MemoryUse, PhaseFaults};
 pub use profile::Breakdown;
 pub(crate) use profile::{ms_per_token, spans};
 pub use rounds::{Bandwidths, package_energy};
@@ -75,6 +77,8 @@ pub struct Row {
     pub latency: Option<Latency>,
     /// Resident memory of the worker.
     pub memory: Figure<Memory>,
+    /// Where its bytes are.
+    pub memory_use: MemoryUse,
     /// Median CPU time of the decode window ÷ decode steps, seconds.
     pub decode_cpu_s_per_token: Option<f64>,
     /// Median CPU time ÷ wall time of the decode window: the number of cores kept busy.
@@ -130,6 +134,8 @@ pub enum Status {
     Failed(String),
     /// Not started, because this machine or this model cannot.
     Skipped(String),
+    /// Needs more than the suite's memory limit, as running it has shown.
+    OverLimit(String),
     /// The logits are not those of the reference: its speed means nothing.
     Wrong(String),
 }
@@ -144,6 +150,7 @@ impl fmt::Display for Status {
             }
             Status::Failed(why) => write!(f, "failed: {why}"),
             Status::Skipped(why) => write!(f, "skipped: {why}"),
+            Status::OverLimit(why) => write!(f, "over limit: {why}"),
             Status::Wrong(why) => write!(f, "wrong: {why}"),
         }
     }
@@ -249,7 +256,7 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
         .map(|(case, rounds)| {
             let check = checks.get(case.id.as_str()).copied();
             let failures = failures.get(case.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-            row(case, rounds, status(header.rounds, rounds, check, failures), check)
+            row(header, case, rounds, status(header.rounds, rounds, check, failures), check)
         })
         .collect();
     let speedups = speedup::speedups(&rows, &figures);
@@ -271,12 +278,13 @@ fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Fa
     // A failure that a later visit of the same round made good is history, not a result.
     let last = failures.iter().rev().find(|f| rounds.iter().all(|r| r.round != f.round));
     let described = last.map(|f| match f.kind {
-        FailureKind::Skipped | FailureKind::Error => f.reason.clone(),
+        FailureKind::Skipped | FailureKind::Error | FailureKind::MemoryLimit => f.reason.clone(),
         FailureKind::Crashed => format!("crashed: {}", f.reason),
         FailureKind::TimedOut => format!("timed out: {}", f.reason),
     });
     match (complete, last, described) {
         (0, Some(f), Some(text)) if f.kind == FailureKind::Skipped => Status::Skipped(text),
+        (0, Some(f), Some(text)) if f.kind == FailureKind::MemoryLimit => Status::OverLimit(text),
         (0, _, Some(text)) => Status::Failed(text),
         (_, Some(f), Some(text)) => {
             Status::Incomplete { complete, planned, why: Some(format!("round {}: {text}", f.round)) }
@@ -285,7 +293,7 @@ fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Fa
     }
 }
 
-fn row(case: &Case, complete: &[Round], status: Status, check: Option<&Check>) -> Row {
+fn row(header: &RunHeader, case: &Case, complete: &[Round], status: Status, check: Option<&Check>) -> Row {
     // A fast wrong kernel has no speed: what it measured stays among the samples only.
     let (rounds, absent) = match status {
         Status::Wrong(_) => (&[][..], "the check of the logits failed"),
@@ -321,6 +329,7 @@ fn row(case: &Case, complete: &[Round], status: Status, check: Option<&Check>) -
         ttft_ms: median(&mut rounds.iter().map(|r| ms(r.prefill.wall_ns)).filter(|&t| t > 0.0)),
         latency: Latency::of(latencies.copied().collect()),
         memory: memory(rounds, absent),
+        memory_use: memory::memory_use(header, rounds, absent),
         decode_cpu_s_per_token: median(
             &mut rounds.iter().filter(|r| r.steps > 0).map(|r| r.decode.cpu_ns as f64 / 1e9 / r.steps as f64),
         ),
@@ -379,7 +388,12 @@ fn over_rounds<'a>(
     absent: &str,
     figure: impl Fn(&'a Round<'a>) -> &'a Figure<f64>,
 ) -> Figure<Spread> {
-    let figures: Vec<&Figure<f64>> = rounds.iter().map(figure).collect();
+    over_figures(rounds.iter().map(figure), absent)
+}
+
+/// As [`over_rounds`], of a figure of each round.
+fn over_figures<'a>(figures: impl Iterator<Item = &'a Figure<f64>>, absent: &str) -> Figure<Spread> {
+    let figures: Vec<&Figure<f64>> = figures.collect();
     let spread = Spread::of(figures.iter().filter_map(|f| f.value().copied()));
     let (of, rounds) = (spread.map_or(0, |s| s.rounds), figures.len());
     Figure::derived(spread, figures, absent).described(|by| match of == rounds {
