@@ -108,12 +108,12 @@ impl CounterReading {
             if places.contains(&None) {
                 continue;
             }
-            match &group.counts {
-                Figure::Unavailable { why } => {
-                    missing.get_or_insert_with(|| Figure::Unavailable { why: why.clone() });
+            match group.counts.found() {
+                Err(why) => {
+                    missing.get_or_insert_with(|| Figure::unavailable(why));
                 }
                 // A file that someone has edited may have fewer counts than counters.
-                Figure::Measured { value, .. } | Figure::Simulated { value, .. } => {
+                Ok((value, _)) => {
                     let counts = places.map(|p| value.get(p?).copied());
                     if !counts.contains(&None) {
                         return Some(group.counts.clone().map(|_| counts.map(Option::unwrap_or_default)));
