@@ -6,11 +6,12 @@ use bitjoule_kernels::{Isa, Kernel};
 
 use crate::engine::{Engine, EngineOptions, KvType, Span, argmax};
 use crate::error::{Error, Result};
+use crate::figure::Figure;
 use crate::gguf::{Gguf, I2sLayout};
-use crate::journal::{Case, FailureKind, Phase, Work};
+use crate::journal::{Case, DomainEnergy, FailureKind, Phase, Work};
 use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, EmbeddingType, Plan};
 use crate::probe::clock;
-use crate::probe::energy::EnergyMeter;
+use crate::probe::energy::{self, EnergyChoice, Meter};
 use crate::probe::{bandwidth, compute, memory};
 use crate::units::{Bytes, BytesPerS};
 
@@ -131,8 +132,8 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
         })
     };
     let outcome = match job {
-        Job::Visit { case, model, seed, phases, check, profile, powercap } => {
-            let meter = EnergyMeter::open(powercap.as_deref());
+        Job::Visit { case, model, seed, phases, check, profile, energy_root } => {
+            let meter = Meter::open(&EnergyChoice::Auto, energy_root.as_deref());
             visit(case, model, *seed, phases, check.as_ref(), *profile, &meter, &mut report)
         }
         Job::Reference { model, embedding, seed, reference, kv, threads } => {
@@ -155,8 +156,8 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
 
 /// Runs one phase between readings of all instruments.
 struct Window<'a> {
-    meter: &'a EnergyMeter,
-    energy: crate::probe::energy::Reading,
+    meter: &'a Meter,
+    energy: energy::Mark,
     cpu_ns: u64,
     start_ns: u64,
 }
@@ -164,18 +165,26 @@ struct Window<'a> {
 impl<'a> Window<'a> {
     /// The energy counter is read first and last, so that its window contains the timed one; reading it
     /// takes microseconds.
-    fn open(meter: &'a EnergyMeter) -> Self {
-        let energy = meter.start();
+    fn open(meter: &'a Meter) -> Self {
+        let energy = meter.mark();
         Window { meter, energy, cpu_ns: clock::cpu_ns(), start_ns: clock::monotonic_ns() }
     }
 
     fn close(self) -> impl FnOnce(Work, Option<Vec<Span>>) -> Event {
         let wall_ns = clock::monotonic_ns() - self.start_ns;
         let cpu_ns = clock::cpu_ns() - self.cpu_ns;
-        let energy = self.meter.since(&self.energy);
+        let energy = domains(self.meter, &self.energy, &self.meter.mark());
         let (ended_unix_ms, memory) = (clock::unix_ms(), memory::read());
         move |work, profile| Event::Sample { ended_unix_ms, wall_ns, cpu_ns, energy, memory, profile, work }
     }
+}
+
+/// The energy between two marks, by domain of the first source.
+fn domains(meter: &Meter, from: &energy::Mark, to: &energy::Mark) -> Figure<Vec<DomainEnergy>> {
+    let energy = meter.between(from, to).swap_remove(0).energy;
+    energy.map(|domains| {
+        domains.into_iter().map(|d| DomainEnergy { domain: d.domain, energy_j: d.energy_j }).collect()
+    })
 }
 
 #[allow(clippy::too_many_arguments, reason = "the fields of a visit")]
@@ -186,7 +195,7 @@ fn visit(
     phases: &[Phase],
     reference: Option<&Reference>,
     profile: bool,
-    meter: &EnergyMeter,
+    meter: &Meter,
     emit: &mut impl FnMut(Event) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
     let kernel = Kernel::by_name(&case.kernel)

@@ -42,8 +42,8 @@ pub enum Job {
         check: Option<Reference>,
         /// Whether to note where the time of prefill and decode goes.
         profile: bool,
-        /// Root of a simulated powercap tree.
-        powercap: Option<PathBuf>,
+        /// Root of a simulated machine, whose energy sources are read in the place of this one's.
+        energy_root: Option<PathBuf>,
     },
     /// Writes reference logits.
     Reference {
