@@ -11,6 +11,7 @@ mod powercap;
 mod sensors;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,7 +33,11 @@ impl Machine {
     fn write(&self, path: &str, content: impl ToString) {
         let path = self.root().join(path.trim_start_matches('/'));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content.to_string()).unwrap();
+        // In place: emptying a file first makes some file systems write it out, each time.
+        let content = content.to_string();
+        let mut file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
+        file.write_all(content.as_bytes()).unwrap();
+        file.set_len(content.len() as u64).unwrap();
     }
 
     fn remove(&self, path: &str) {

@@ -90,6 +90,21 @@ fn the_background_reader_sees_every_turn_of_every_range() {
 }
 
 #[test]
+fn a_meter_that_is_dropped_at_once_does_not_wait_for_its_reader() {
+    let machine = Machine::new();
+    // The next reading is due in two minutes.
+    zone(&machine, 0, 1_000_000, 262_143_328_850);
+    let (done, dropped) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for _ in 0..50 {
+            drop(Meter::open(&EnergyChoice::Auto, Some(machine.root())));
+        }
+        done.send(()).unwrap();
+    });
+    dropped.recv_timeout(Duration::from_secs(60)).expect("a meter waits for a reading that is not due");
+}
+
+#[test]
 fn nothing_is_read_in_the_background_without_need() {
     let meter = Meter::open(&EnergyChoice::Auto, Some(Machine::new().root()));
     assert!(!meter.reads_in_background());

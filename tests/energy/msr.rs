@@ -23,7 +23,7 @@ impl Machine {
         let path = self.root().join(format!("dev/cpu/{cpu}/msr"));
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
-        file.write_all_at(&value.to_le_bytes(), register).unwrap();
+        file.write_all_at(&value.to_le_bytes(), register * 8).unwrap();
     }
 
     /// Energy on a 32-bit counter, whose upper half is not zero.

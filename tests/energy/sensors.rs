@@ -45,7 +45,7 @@ fn new_jetson() -> Machine {
     machine.hwmon(0, "name", "tmp451");
     machine.hwmon(0, "temp1_input", 45000);
     machine.hwmon(1, "name", "ina3221");
-    machine.hwmon(1, "update_interval", 100);
+    machine.hwmon(1, "update_interval", 400);
     for (n, (rail, _)) in JETSON.iter().enumerate() {
         machine.hwmon(1, &format!("in{}_label", n + 1), rail);
     }
@@ -62,7 +62,7 @@ fn an_hour_of_a_jetson() {
     let of_total = [("VDD_IN", true), ("VDD_CPU_GPU_CV", false), ("VDD_SOC", false)];
     assert_eq!(machine.domains("hwmon"), of_total.map(|(name, total)| (name.to_owned(), total)));
     let mut tracker = machine.tracker("hwmon");
-    assert_eq!(tracker.interval(), Some(Duration::from_millis(100)));
+    assert_eq!(tracker.interval(), Some(Duration::from_millis(400)));
     let trace = |domain: &str| JETSON.iter().find(|(rail, _)| *rail == domain).unwrap().1;
     play_an_hour(&mut tracker, |t| jetson(&machine, t), trace);
 }

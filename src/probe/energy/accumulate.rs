@@ -115,7 +115,11 @@ impl Ledger {
         }
         for reading in readings {
             if let Some(account) = self.accounts.get_mut(reading.domain) {
-                account.enter(reading.at.unwrap_or(now), &reading.raw);
+                match (&reading.raw, reading.at) {
+                    (Ok(raw), at) => account.enter(at.unwrap_or(now), *raw),
+                    (Err(why), Some(_)) => account.doubt(why.clone()),
+                    (Err(why), None) => account.failed = Some(why.clone()),
+                }
             }
         }
     }
@@ -188,14 +192,7 @@ impl Account {
         }
     }
 
-    fn enter(&mut self, at: Duration, raw: &Result<Raw, String>) {
-        let raw = match raw {
-            Ok(raw) => *raw,
-            Err(why) => {
-                self.failed = Some(why.clone());
-                return;
-            }
-        };
+    fn enter(&mut self, at: Duration, raw: Raw) {
         self.failed = None;
         let entered = match (self.last, self.domain.quantity, raw) {
             (None, quantity, raw) => check(quantity, raw).map(|()| self.restart(Some((at, raw)))),

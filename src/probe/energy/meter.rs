@@ -185,7 +185,11 @@ impl Shared {
         loop {
             let next = due.iter().min().copied().unwrap_or(Duration::MAX);
             let pause = next.saturating_sub(self.epoch.elapsed());
-            (stop, _) = self.stopped.wait_timeout(stop, pause).unwrap_or_else(PoisonError::into_inner);
+            // The meter may have been dropped before this thread came here: then nobody will wake it.
+            (stop, _) = self
+                .stopped
+                .wait_timeout_while(stop, pause, |stop| !*stop)
+                .unwrap_or_else(PoisonError::into_inner);
             if *stop {
                 return;
             }

@@ -5,6 +5,9 @@
 //! Haswell the memory counts in units of 2^-16 J (15.3 uJ) whatever the unit register says ("Intel Xeon
 //! Processor E5-1600 and E5-2600 v3 Product Families, Volume 2", 330784-001), and since Sapphire Rapids the
 //! platform in units of 1 J (arch/x86/events/rapl.c of Linux).
+//!
+//! The device has a register of eight bytes at each offset, which a file cannot have: in a simulated tree
+//! register N begins at byte 8 N.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -51,6 +54,7 @@ struct Register {
     file: File,
     path: PathBuf,
     number: u64,
+    offset: u64,
 }
 
 /// What /proc/cpuinfo says of the first CPU.
@@ -185,7 +189,10 @@ impl Register {
     fn open(root: Option<&Path>, cpu: u32, number: u64) -> Result<Register, Refusal> {
         let path = below(root, &format!("/dev/cpu/{cpu}/msr"));
         match File::open(&path) {
-            Ok(file) => Ok(Register { file, path, number }),
+            Ok(file) => {
+                let offset = if root.is_some() { number * 8 } else { number };
+                Ok(Register { file, path, number, offset })
+            }
             Err(e) => {
                 let why = unreadable(&path, &e);
                 Err(match e.kind() {
@@ -202,7 +209,7 @@ impl Register {
 
     fn read_whole(&self) -> Result<u64, String> {
         let mut bytes = [0; 8];
-        self.file.read_exact_at(&mut bytes, self.number).map_err(|e| {
+        self.file.read_exact_at(&mut bytes, self.offset).map_err(|e| {
             format!("cannot read register {:#x} of {}: {e}", self.number, self.path.display())
         })?;
         Ok(u64::from_le_bytes(bytes))

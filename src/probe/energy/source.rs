@@ -102,7 +102,8 @@ pub struct Reading {
     pub domain: usize,
     /// When it was true, since the meter was opened, if the source knows better than "now".
     pub at: Option<Duration>,
-    /// The value, or why there is none.
+    /// The value, or why there is none. A failure of now may be over when the source is read again; one
+    /// that came of itself, at a known moment, spoils what is measured around that moment.
     pub raw: Result<Raw, String>,
 }
 
@@ -174,7 +175,7 @@ pub(super) fn read_number(path: &Path, unit: &str) -> Result<u64, String> {
 
 /// The beginning of a text that may be garbage, fit for a message.
 pub(super) fn shown(text: &str) -> String {
-    text.chars().take(40).flat_map(char::escape_debug).collect()
+    text.chars().take(80).flat_map(char::escape_debug).collect()
 }
 
 /// Why `path` cannot be read.
