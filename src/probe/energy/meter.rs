@@ -236,9 +236,8 @@ fn first(root: Option<&Path>) -> Result<Box<dyn Source>, String> {
     }
     let whys: Vec<String> =
         refusals.iter().map(|(name, refusal)| format!("{name}: {}", refusal.why)).collect();
-    let remedy = refusals.iter().find_map(|(_, refusal)| refusal.remedy.clone());
-    Err(match remedy {
-        Some(remedy) => format!("no energy source ({}); {remedy}", whys.join("; ")),
-        None => format!("no energy source ({})", whys.join("; ")),
-    })
+    let helped = refusals.into_iter().map(|(_, refusal)| refusal).find(|refusal| refusal.remedy.is_some());
+    let why = format!("no energy source ({})", whys.join("; "));
+    let refusal = helped.map_or_else(|| Refusal::new(&*why), |helped| Refusal { why: why.clone(), ..helped });
+    Err(refusal.to_string())
 }

@@ -62,14 +62,17 @@ pub fn open(name: &str, root: Option<&Path>) -> Result<Box<dyn Source>, Refusal>
 pub struct SourceReport {
     /// Its name, as `--energy` takes it.
     pub name: &'static str,
+    /// Whether `auto` takes it.
+    pub unasked: bool,
     /// What it measures, or why it cannot.
     pub found: Result<Vec<Domain>, Refusal>,
 }
 
 /// Tries every kind of instrument, with `root` in the place of `/`.
 pub fn survey(root: Option<&Path>) -> Vec<SourceReport> {
-    let report = |(name, open, _): &(&'static str, Open, bool)| SourceReport {
+    let report = |&(name, open, unasked): &(&'static str, Open, bool)| SourceReport {
         name,
+        unasked,
         found: open(root).map(|source| source.domains().to_vec()),
     };
     SOURCES.iter().map(report).collect()

@@ -198,7 +198,7 @@ impl Register {
                 Err(match e.kind() {
                     std::io::ErrorKind::NotFound if virtual_machine(root) => Refusal::with(why, NONE_IN_A_VM),
                     std::io::ErrorKind::NotFound => {
-                        Refusal::with(why, "load the module with: sudo modprobe msr")
+                        Refusal::with(why, "load the module").command("sudo modprobe msr")
                     }
                     std::io::ErrorKind::PermissionDenied => Refusal::with(why, "run as root"),
                     _ => Refusal::new(why),

@@ -47,7 +47,7 @@ pub(super) fn open(root: Option<&Path>) -> Result<Box<dyn Source>, Refusal> {
         return Err(if virtual_machine(root) {
             Refusal::with(format!("{why} (a virtual machine)"), NONE_IN_A_VM)
         } else {
-            Refusal::with(why, "on Intel and AMD try: sudo modprobe rapl")
+            Refusal::with(why, "load the driver (Intel, and AMD since Zen)").command("sudo modprobe rapl")
         });
     }
     let mask = read(&pmu.join("cpumask")).map_err(Refusal::new)?;
@@ -179,10 +179,10 @@ impl Counter {
             let error = std::io::Error::last_os_error();
             let why = format!("the kernel refuses the energy event on CPU {cpu}: {error}");
             return Err(match error.kind() {
-                std::io::ErrorKind::PermissionDenied => Refusal::with(
-                    why,
-                    "run as root, or allow it until the next boot with: sudo sysctl kernel.perf_event_paranoid=0",
-                ),
+                std::io::ErrorKind::PermissionDenied => {
+                    Refusal::with(why, "run as root, or allow it until the next boot")
+                        .command("sudo sysctl kernel.perf_event_paranoid=0")
+                }
                 _ => Refusal::new(why),
             });
         }

@@ -24,8 +24,7 @@ pub(super) const RAPL_PERIOD: Duration = Duration::from_millis(1);
 /// The coarsest step of RAPL counters in common use, 2^-14 J; some step by 2^-16 J.
 pub(super) const RAPL_STEP: Joules = Joules(1.0 / 16_384.0);
 
-const CHMOD: &str = "run as root, or allow it until the next boot with: sudo chmod a+r \
-                     /sys/class/powercap/intel-rapl*/energy_uj";
+const CHMOD: &str = "sudo chmod a+r /sys/class/powercap/intel-rapl*/energy_uj";
 
 struct Powercap {
     domains: Vec<Domain>,
@@ -165,12 +164,17 @@ fn no_tree(root: Option<&Path>, folder: &Path) -> Refusal {
     }
     Refusal::with(
         format!("{why} (a CPU without RAPL, or the kernel module is not loaded)"),
-        "on Intel and AMD try: sudo modprobe intel_rapl_msr",
+        "load the driver (Intel, and AMD since Zen)",
     )
+    .command("sudo modprobe intel_rapl_msr")
 }
 
 fn refusal(why: String) -> Refusal {
-    if why.ends_with("by root only") { Refusal::with(why, CHMOD) } else { Refusal::new(why) }
+    if why.ends_with("by root only") {
+        Refusal::with(why, "run as root, or allow it until the next boot").command(CHMOD)
+    } else {
+        Refusal::new(why)
+    }
 }
 
 impl Source for Powercap {

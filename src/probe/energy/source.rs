@@ -137,24 +137,35 @@ pub struct Refusal {
     pub why: String,
     /// What a person can do about it; none if nothing helps.
     pub remedy: Option<String>,
+    /// The command that does it.
+    pub command: Option<&'static str>,
 }
 
 impl Refusal {
     pub(super) fn new(why: impl Into<String>) -> Refusal {
-        Refusal { why: why.into(), remedy: None }
+        Refusal { why: why.into(), remedy: None, command: None }
     }
 
     pub(super) fn with(why: impl Into<String>, remedy: impl Into<String>) -> Refusal {
-        Refusal { why: why.into(), remedy: Some(remedy.into()) }
+        Refusal { why: why.into(), remedy: Some(remedy.into()), command: None }
+    }
+
+    pub(super) fn command(mut self, command: &'static str) -> Refusal {
+        self.command = Some(command);
+        self
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.remedy {
-            Some(remedy) => write!(f, "{}; {remedy}", self.why),
-            None => f.write_str(&self.why),
+        f.write_str(&self.why)?;
+        if let Some(remedy) = &self.remedy {
+            write!(f, "; {remedy}")?;
         }
+        if let Some(command) = self.command {
+            write!(f, ": {command}")?;
+        }
+        Ok(())
     }
 }
 
