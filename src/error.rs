@@ -12,6 +12,9 @@ pub enum Error {
     /// The command line, a suite or a file is wrong: exit code 2.
     #[error("{0}")]
     Input(String),
+    /// The system refused memory: exit code 3.
+    #[error("{0}")]
+    Memory(String),
     /// This machine cannot do what was asked (memory, disk, permission): exit code 3.
     #[error("{0}")]
     Environment(String),
@@ -26,7 +29,7 @@ impl Error {
         match self {
             Error::Check(_) => 1,
             Error::Input(_) => 2,
-            Error::Environment(_) => 3,
+            Error::Environment(_) | Error::Memory(_) => 3,
         }
     }
 
@@ -48,6 +51,7 @@ impl Error {
         match error.kind() {
             NotFound | InvalidData | InvalidInput | AlreadyExists | NotADirectory | IsADirectory
             | UnexpectedEof => Error::Input(text),
+            OutOfMemory => Error::Memory(text),
             _ => Error::Environment(text),
         }
     }
@@ -58,6 +62,7 @@ impl Error {
             Error::Check(m) => Error::Check(format!("{place}: {m}")),
             Error::Input(m) => Error::Input(format!("{place}: {m}")),
             Error::Environment(m) => Error::Environment(format!("{place}: {m}")),
+            Error::Memory(m) => Error::Memory(format!("{place}: {m}")),
         }
     }
 }

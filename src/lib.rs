@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod cli;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod figure;

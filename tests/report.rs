@@ -6,10 +6,14 @@ use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 
-use bitjoule::engine::{Operation, Span};
+use bitjoule::engine::{MemoryParts, Operation, Span};
 use bitjoule::figure::Figure;
-use bitjoule::journal::{DomainEnergy, FailureKind, MemoryReading, Record, Work};
-use bitjoule::report::{terminal_profile, terminal_summary, verdict, write_all};
+use bitjoule::journal::{
+    Counter, CounterGroup, CounterReading, DomainEnergy, FailureKind, Faults, MemoryLimit, MemoryReading,
+    Record, Work,
+};
+use bitjoule::probe::state::{Frequency, HostState, Swap};
+use bitjoule::report::{host_states, terminal_profile, terminal_summary, verdict, write_all};
 use bitjoule::stats::{Status, Summary, summarize};
 use bitjoule::units::{Bytes, Joules};
 use synthetic::{Journal, Visit, case, joules};
@@ -161,12 +165,13 @@ fn a_wrong_case_is_neither_winner_nor_baseline() {
 
 #[test]
 fn statuses() {
-    let cases: Vec<_> = ["a", "b", "c", "d", "e", "f"].map(|m| case(m, "i2_s", "avx2", 2)).to_vec();
+    let cases: Vec<_> = ["a", "b", "c", "d", "e", "f", "g"].map(|m| case(m, "i2_s", "avx2", 2)).to_vec();
     let mut journal = Journal::new(2, cases.clone());
     journal.visit(&cases[0], 1, &steps(10)).visit(&cases[0], 2, &steps(10));
     journal.visit(&cases[1], 2, &steps(10)).failure(&cases[1].id, 1, FailureKind::TimedOut, "over 60 s");
     journal.failure(&cases[2].id, 1, FailureKind::Crashed, "signal 9");
     journal.failure(&cases[3].id, 1, FailureKind::Skipped, "needs 14.2 GB, 8 GB are free");
+    journal.failure(&cases[6].id, 1, FailureKind::MemoryLimit, "does not run in 1 MiB");
     // A failure that a resumed session made good.
     journal.failure(&cases[5].id, 1, FailureKind::Error, "no space");
     journal.visit(&cases[5], 1, &steps(10)).visit(&cases[5], 2, &steps(10));
@@ -181,9 +186,13 @@ fn statuses() {
             "skipped: needs 14.2 GB, 8 GB are free",
             "incomplete: 0 of 2 rounds",
             "ok",
+            "over limit: does not run in 1 MiB",
         ]
     );
-    assert!(verdict(&summary).ends_with(" Of 6 cases: 1 failed, 1 skipped, 2 incomplete."));
+    assert!(
+        verdict(&summary)
+            .ends_with(" Of 7 cases: 1 failed, 1 skipped, 1 over the memory limit, 2 incomplete.")
+    );
 }
 
 #[test]
@@ -272,6 +281,20 @@ fn a_journal_of_the_first_schema_is_read() {
         assert!(!row["decode_roofline_percent"].is_empty());
         assert_eq!((row["prefill_roofline_percent"].as_str(), row["peak_f32_mac_per_s"].as_str()), ("", ""));
         assert!(row["prefill_roofline_provenance"].starts_with("unavailable: what the prefill costs"));
+    }
+    for row in read_csv(&dir.path().join("memory.csv")) {
+        assert!(!row["rss_anon_bytes"].is_empty());
+        assert_eq!(
+            ["predicted_bytes", "unaccounted_bytes", "pss_bytes", "swapped_bytes"].map(|c| &row[c]),
+            [""; 4]
+        );
+        assert_eq!(row["pss_provenance"], "unavailable: not recorded (journal of an older version)");
+    }
+    for row in read_csv(&dir.path().join("counters.csv")) {
+        assert_eq!(
+            (row["page_faults"].as_str(), row["switches_provenance"].as_str()),
+            ("", "unavailable: not counted")
+        );
     }
 }
 
@@ -377,6 +400,7 @@ fn edge_cases() -> Vec<(&'static str, Journal)> {
                 anon: Bytes(u64::MAX),
                 file: Bytes(1),
                 shmem: Bytes(0),
+                swapped: None,
             },
             "procfs",
         ),
@@ -449,7 +473,8 @@ fn every_journal_makes_files_that_parse_and_hold_no_infinities() {
     for (name, journal) in edge_cases() {
         let dir = tempfile::tempdir().unwrap();
         let written = write_all(dir.path(), &journal.records).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let expected = ["samples", "latencies", "summary", "speedup"].map(|n| format!("{n}.csv"));
+        let expected =
+            ["samples", "latencies", "summary", "memory", "counters", "speedup"].map(|n| format!("{n}.csv"));
         let figures = ["decode_tok_s", "speedup", "rss", "latency", "rooflines"]
             .iter()
             .flat_map(|n| [format!("plots/{n}.svg"), format!("plots/{n}.png")]);
@@ -570,6 +595,105 @@ fn tables_hold_the_figures_of_the_summary() {
 }
 
 #[test]
+fn memory_is_told_apart_and_counts_become_ratios() {
+    let c = case("125M", "i2_s", "avx2", 2);
+    let mut journal = Journal::new(2, vec![c.clone()]);
+    let group = |counters: &[Counter], counts| CounterGroup { counters: counters.to_vec(), counts };
+    for (round, anon) in [(1, 80_000_000), (2, 84_000_000)] {
+        let reading = MemoryReading {
+            peak_rss: Bytes(160_000_000),
+            anon: Bytes(anon),
+            file: Bytes(7_000_000),
+            shmem: Bytes(0),
+            swapped: Some(Bytes(1_000_000)),
+        };
+        journal.visit(
+            &c,
+            round,
+            &Visit {
+                memory: Figure::measured(reading, "procfs"),
+                predicted: Some(MemoryParts {
+                    weights: Bytes(26_000_000),
+                    embedding: Bytes(49_000_000),
+                    kv_cache: Bytes(1_000_000),
+                    scratch: Bytes(2_000_000),
+                }),
+                limit: Some(MemoryLimit { bytes: Bytes(1 << 30), enforced_by: "RLIMIT_AS".into() }),
+                pss: Some(Figure::measured(Bytes(83_000_000), "smaps_rollup")),
+                faults: Some(Figure::measured(Faults { minor: 100, major: 4 }, "getrusage")),
+                counters: Some(CounterReading {
+                    groups: vec![
+                        group(
+                            &[
+                                Counter::Cycles,
+                                Counter::Instructions,
+                                Counter::CacheReferences,
+                                Counter::CacheMisses,
+                            ],
+                            Figure::measured(vec![1_000_000, 3_100_000, 40_000, 6_200], "perf, user space"),
+                        ),
+                        group(
+                            &[Counter::Cycles, Counter::StalledBackend],
+                            Figure::measured(vec![800_000, 200_000], "perf, multiplexed"),
+                        ),
+                        group(
+                            &[Counter::DramReadBytes, Counter::DramWrittenBytes],
+                            Figure::measured(vec![3_100_000_000, 31_000_000], "perf, memory controllers"),
+                        ),
+                        group(&[Counter::Migrations], Figure::unavailable("forbidden")),
+                    ],
+                }),
+                ..steps(10)
+            },
+        );
+    }
+    let dir = tempfile::tempdir().unwrap();
+    write_all(dir.path(), &journal.records).unwrap();
+    let memory = &read_csv(&dir.path().join("memory.csv"))[0];
+    let cells = [
+        ("predicted_bytes", "78000000"),
+        ("rss_anon_bytes", "82000000"),
+        // 82 resident and 1 swapped out.
+        ("unaccounted_bytes", "5000000"),
+        ("swapped_bytes", "1000000"),
+        ("pss_bytes", "83000000"),
+        ("decode_major_faults", "4"),
+        ("memory_limit_enforced_by", "RLIMIT_AS"),
+        ("faults_provenance", "measured: getrusage"),
+    ];
+    for (column, cell) in cells {
+        assert_eq!(memory[column], cell, "{column}");
+    }
+    let counters = read_csv(&dir.path().join("counters.csv"));
+    assert_eq!(counters.len(), 6);
+    let decode = &counters[2];
+    for (column, expected) in [
+        ("instructions_per_cycle", 3.1),
+        ("instructions_per_token", 100_000.0),
+        ("cache_miss_percent", 15.5),
+        ("cache_misses_per_1000_instructions", 2.0),
+        ("stalled_backend_percent", 25.0),
+        // In 310 ms.
+        ("dram_read_bytes_per_s", 1e10),
+        ("dram_written_bytes_per_s", 1e8),
+        ("dram_read_bytes_per_token", 1e8),
+    ] {
+        close(decode[column].parse().unwrap_or_else(|_| panic!("{column}: {decode:?}")), expected);
+    }
+    assert_eq!(decode["stalled_backend_provenance"], "measured: perf, multiplexed");
+    assert_eq!(
+        (decode["migrations"].as_str(), decode["migrations_provenance"].as_str()),
+        ("", "unavailable: forbidden")
+    );
+    assert_eq!(
+        (decode["branch_misses"].as_str(), decode["branch_misses_per_1000_instructions"].as_str()),
+        ("", "")
+    );
+    // Loading makes no tokens.
+    assert_eq!(counters[0]["instructions_per_token"], "");
+}
+
+#[test]
 fn missing_figures_are_empty_cells_with_a_reason() {
     let (_, journal) = edge_cases().into_iter().find(|(name, _)| *name == "no time").unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -611,7 +735,7 @@ fn methodology_defines_every_column() {
     let text = include_str!("../METHODOLOGY.md");
     let dir = tempfile::tempdir().unwrap();
     write_all(dir.path(), &three_kernels().records).unwrap();
-    for file in ["samples.csv", "latencies.csv", "summary.csv", "speedup.csv"] {
+    for file in ["samples.csv", "latencies.csv", "summary.csv", "speedup.csv", "memory.csv", "counters.csv"] {
         let (_, section) = text.split_once(&format!("### `{file}`")).unwrap_or_else(|| panic!("no {file}"));
         let section = section.split("\n### ").next().unwrap().split("\n## ").next().unwrap();
         let mut reader = csv::Reader::from_path(dir.path().join(file)).unwrap();
@@ -699,6 +823,91 @@ fn a_journal_without_profiles_reads_as_before() {
             assert_eq!(&serde_json::from_str::<Record>(&line).unwrap(), record);
         }
     }
+}
+
+/// A host that others keep busy with `load` CPUs at `mhz`, or one of which that is not known.
+fn host(load: Option<f64>, mhz: f64, throttled: u64) -> HostState {
+    let none = "the window is shorter than 200 ms";
+    HostState {
+        frequency: Figure::measured(Frequency { mean_mhz: mhz, min_mhz: mhz - 1.0, readings: 2 }, "cpufreq"),
+        temperature_max_c: Figure::unavailable("no sensor"),
+        throttle_events: Figure::measured(throttled, "thermal_throttle"),
+        steal_share: Figure::measured(0.01, "/proc/stat"),
+        other_load_cpus: load.map_or(Figure::unavailable(none), |l| Figure::measured(l, "/proc/stat")),
+        memory_pressure_share: Figure::measured(0.0, "/proc/pressure/memory"),
+        swap: Figure::measured(Swap { read: Bytes(0), written: Bytes(0) }, "/proc/vmstat"),
+    }
+}
+
+#[test]
+fn samples_taken_in_a_bad_state_are_counted_and_stay() {
+    let (fast, slow) = (case("m", "i2_s", "avx2", 2), case("m", "i2_s", "scalar", 2));
+    let mut journal = Journal::new(4, vec![fast.clone(), slow.clone()]);
+    let states = [
+        host(Some(0.1), 3000.0, 0),
+        host(Some(1.5), 3000.0, 1),
+        host(Some(0.1), 2600.0, 0),
+        host(None, 3000.0, 0),
+    ];
+    for (round, state) in (1..).zip(states) {
+        journal.visit(&fast, round, &Visit { state: Some(Box::new(state)), ..steps(10) });
+        // Another instruction set has another frequency, and no state in round 4.
+        let state = (round < 4).then(|| Box::new(host(Some(0.0), 2000.0, 0)));
+        journal.visit(&slow, round, &Visit { state, ..steps(20) });
+    }
+    let dir = tempfile::tempdir().unwrap();
+    write_all(dir.path(), &journal.records).unwrap();
+    let rows = read_csv(&dir.path().join("samples.csv"));
+    let states: Vec<&str> =
+        rows.iter().filter(|r| r["phase"] == "decode").map(|r| r["state"].as_str()).collect();
+    assert_eq!(
+        states,
+        [
+            "ok",
+            "ok",
+            "other-load;throttled",
+            "ok",
+            "low-frequency",
+            "ok",
+            "unknown: the window is shorter than 200 ms",
+            ""
+        ]
+    );
+    let row = &rows[3 * 2];
+    let cells = [
+        "frequency_mean_mhz",
+        "frequency_min_mhz",
+        "frequency_provenance",
+        "temperature_max_c",
+        "throttle_events",
+        "steal_share",
+        "other_load_cpus",
+        "memory_pressure_share",
+        "swap_read_bytes",
+        "swap_written_bytes",
+    ];
+    assert_eq!(
+        cells.map(|c| row[c].as_str()),
+        ["3000", "2999", "measured: cpufreq", "", "1", "0.01", "1.5", "0", "0", "0"]
+    );
+
+    let summary = summarize(&journal.records).unwrap();
+    assert_eq!(
+        host_states(&summary),
+        "6 of 21 samples were taken in a bad state of the host (3 while other processes used the CPUs, 3 while \
+         the CPU was too hot and throttled, 3 while the frequency was low); they stay in the figures. Of 3 of \
+         21 samples the load of others is not known: the window is shorter than 200 ms."
+    );
+    let markdown = std::fs::read_to_string(dir.path().join("speedup.md")).unwrap();
+    assert!(markdown.contains("6 of 21 samples were taken in a bad state"), "{markdown}");
+    // All four rounds count.
+    assert_eq!(summary.rows[0].decode_tok_s.unwrap().rounds, 4);
+    assert_eq!(host_states(&summarize(&three_kernels().records).unwrap()), "");
+    for record in &journal.records {
+        let line = serde_json::to_string(record).unwrap();
+        assert_eq!(&serde_json::from_str::<Record>(&line).unwrap(), record);
+    }
+    assert!(!serde_json::to_string(&three_kernels().records[1]).unwrap().contains("state"));
 }
 
 #[test]

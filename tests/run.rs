@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
-use bitjoule::journal::{Failure, FailureKind, Phase, Record, Work as Done, file};
+use bitjoule::journal::{Failure, FailureKind, KeptWeights, Phase, Record, Sample, Work as Done, file};
 use common::{Work, bitjoule, fixture_path, stderr, stdout};
 
 /// Case, round and phase of every sample; each once.
@@ -145,6 +145,78 @@ fn a_profile_adds_up_to_the_window() {
     for name in ["profile.csv", "plots/profile.svg", "plots/profile.png"] {
         assert!(work.out().join(name).exists(), "{name}");
     }
+}
+
+/// How the loads of a run got their packed weights.
+fn kept(dir: &Path) -> Vec<Option<KeptWeights>> {
+    let records = file::read(dir).unwrap().records;
+    let loads = records.into_iter().filter_map(|record| match record {
+        Record::Sample(Sample { work: Done::Load { kept, .. }, .. }) => Some(kept),
+        _ => None,
+    });
+    loads.collect()
+}
+
+#[test]
+fn packed_weights_are_kept_read_and_never_trusted_blindly() {
+    let work = Work::with(&[
+        ("[\"fp32-naive\", \"f16\", \"i2_s\"]", "[\"f16\", \"tl2\"]"),
+        ("threads = [1, 2]", "threads = [1]"),
+        ("builtin = \"tiny-bitnet-b1.58\"", "file = \"model.gguf\""),
+    ]);
+    let model = work.0.path().join("model.gguf");
+    std::fs::copy(fixture_path("tiny-bitnet-b1.58.i2_s.gguf"), &model).unwrap();
+    // Without being asked for, nothing is written beside the model.
+    assert!(work.run(&[]).status.success());
+    assert!(kept(&work.out()).iter().all(Option::is_none));
+    let folder = work.0.path().join("model.gguf.packed");
+    assert!(!folder.exists());
+
+    // A kernel's first load keeps its weights; the other round reads them. The checks against the reference
+    // pass with either.
+    let run = |how: &[(KeptWeights, usize)]| {
+        std::fs::remove_dir_all(work.out()).unwrap();
+        let run = work.run(&["--keep-packed"]);
+        assert!(run.status.success(), "{}", stderr(&run));
+        let kept = kept(&work.out());
+        assert_eq!(kept.len(), 2 * 2);
+        for (how, n) in how {
+            assert_eq!(kept.iter().filter(|k| k.as_ref() == Some(how)).count(), *n, "{kept:?}");
+        }
+        kept
+    };
+    run(&[(KeptWeights::Written, 2), (KeptWeights::Read, 2)]);
+    run(&[(KeptWeights::Read, 4)]);
+    let rows = table(&work.out(), "summary.csv");
+    assert!(rows.iter().all(|r| r["load_ms"].is_empty() && !r["load_kept_ms"].is_empty()));
+
+    // Damaged, cut short, or of another model, they are packed anew.
+    let files = || std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path());
+    let paths: Vec<_> = files().collect();
+    let (mut flipped, cut) = (std::fs::read(&paths[0]).unwrap(), std::fs::read(&paths[1]).unwrap());
+    *flipped.last_mut().unwrap() ^= 1;
+    std::fs::write(&paths[0], flipped).unwrap();
+    std::fs::write(&paths[1], &cut[..cut.len() / 2]).unwrap();
+    run(&[(KeptWeights::Written, 2), (KeptWeights::Read, 2)]);
+    let mut other = std::fs::read(&model).unwrap();
+    *other.last_mut().unwrap() ^= 1;
+    std::fs::write(&model, &other).unwrap();
+    run(&[(KeptWeights::Written, 2), (KeptWeights::Read, 2)]);
+    assert_eq!(files().count(), 2);
+
+    // Where they cannot be written, the run goes on and says why.
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, "in the way").unwrap();
+    let kept = run(&[]);
+    let said = |k: &Option<KeptWeights>| matches!(k, Some(KeptWeights::NotWritten(why)) if why.contains("model.gguf.packed"));
+    assert!(kept.iter().all(said), "{kept:?}");
+
+    // A run is not gone on with over another model file.
+    *other.last_mut().unwrap() ^= 1;
+    std::fs::write(&model, &other).unwrap();
+    let resumed = bitjoule().arg("run").arg("--resume").arg(work.out()).output().unwrap();
+    assert_eq!(resumed.status.code(), Some(2));
+    assert!(stderr(&resumed).contains("not the one that this run began with"), "{}", stderr(&resumed));
 }
 
 #[cfg(target_os = "linux")]

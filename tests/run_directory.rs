@@ -77,6 +77,9 @@ fn check(dir: &Path) {
     };
     let unique: HashSet<_> = samples.iter().map(key).collect();
     assert_eq!(unique.len(), samples.len(), "a phase twice");
+    for sample in &samples {
+        assert!(!sample["state"].is_empty() && !sample["frequency_provenance"].is_empty(), "{sample:?}");
+    }
     let rounds: f64 = summary.iter().map(|r| number(r, "rounds")).sum();
     assert_eq!(samples.len() as f64, rounds * 3.0, "a sample for each phase of each round");
     let (_, speedups) = rows(&dir.join("speedup.csv"));

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bitjoule::Error;
 use bitjoule::suite::{Model, ModelSource, Suite, Threads, Workload};
+use bitjoule::units::Bytes;
 use proptest::prelude::*;
 
 const GOOD: &str = r#"name = "mine"
@@ -45,7 +46,7 @@ fn a_suite_is_read_with_its_defaults() {
     assert_eq!(suite.name, "mine");
     assert_eq!((suite.rounds, suite.seed, suite.timeout_s), (3, 1, 600));
     assert_eq!((suite.kv.as_str(), suite.description.as_str()), ("f16", ""));
-    assert_eq!(suite.isas, ["auto"]);
+    assert_eq!((suite.isas.as_slice(), suite.memory_limit), (&["auto".to_owned()][..], None));
     assert_eq!(suite.threads, [Threads::Count(1), Threads::All]);
     assert_eq!(suite.workloads, [Workload { n_prompt: 32, n_gen: 32, models: None, isas: None }]);
     let [synth, file] = suite.models.as_slice() else { panic!("two models") };
@@ -124,7 +125,7 @@ fn misspelt_keys_name_the_line_and_the_nearest() {
     assert_eq!(
         message("kernels", "kernals"),
         "x.toml:2: unknown key 'kernals'; did you mean 'kernels'? Known keys here: name, description, \
-         rounds, seed, kv, timeout_s, kernels, isas, threads, models, workloads"
+         rounds, seed, kv, timeout_s, memory_limit, kernels, isas, threads, models, workloads"
     );
     assert_eq!(
         message("kernels = [\"i2_s\"]", "kernel = [\"i2_s\"]"),
@@ -254,6 +255,25 @@ fn wrong_types_and_ranges_name_the_line_and_the_limits() {
     );
     let again = "[[workloads]]\nn_prompt = 32\nn_gen = 32\n";
     assert!(refusal(&format!("{GOOD}{again}")).contains("x.toml:12: 'workloads' has this entry twice"));
+}
+
+#[test]
+fn a_memory_limit_is_an_amount_with_its_unit() {
+    let with = |limit: &str| format!("memory_limit = {limit}\n{GOOD}");
+    let suite = parse(&with("\"512 MiB\"")).unwrap();
+    assert_eq!(suite.memory_limit, Some(Bytes(512 << 20)));
+    assert!(suite.to_toml().unwrap().contains("memory_limit = \"512 MiB\""));
+    assert_eq!(parse(&suite.to_toml().unwrap()).unwrap(), suite);
+    assert_eq!(parse(&with("\"1500 MB\"")).unwrap().memory_limit, Some(Bytes(1_500_000_000)));
+    for wrong in ["\"512\"", "\"1.5 GiB\"", "\"0 MiB\"", "\"5 kB\"", "\"9999 TiB\"", "\"1 Mib\"", "512", "[]"]
+    {
+        let message = refusal(&with(wrong));
+        assert!(
+            message.starts_with("x.toml:1: 'memory_limit' must be a string of a whole number"),
+            "{message}"
+        );
+        assert!(message.contains("from 1 MiB to 1024 TiB, such as \"512 MiB\""), "{message}");
+    }
 }
 
 #[test]

@@ -50,6 +50,11 @@ impl ArenaWriter {
         Ok(ArenaWriter { map, used: 0 })
     }
 
+    /// All bytes, to be filled with what an earlier arena of the same matrices held.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.map
+    }
+
     /// The next `len` bytes, with the range to find them again in the finished arena; `None` if the
     /// arena was made too small.
     pub fn block(&mut self, len: usize) -> Option<(Range<usize>, &mut [u8])> {

@@ -46,6 +46,18 @@ impl TokenInput {
         }
     }
 
+    /// Memory in bytes that an input of capacity `max_cols` columns takes, without tables.
+    pub fn memory_bytes(max_cols: usize) -> usize {
+        let len = max_cols.next_multiple_of(COLUMN_STEP);
+        len * size_of::<f32>() + len + SLACK + len.div_ceil(BLOCK_COLS) * size_of::<i32>()
+    }
+
+    /// Memory in bytes of the tables that [`reserve_tables`](Self::reserve_tables) makes room for.
+    pub fn table_bytes(isa: Isa, format: Format, max_cols: usize) -> usize {
+        let tables = Kind::of(format).map_or(0, |kind| tables::count(kind, isa.word_tables(), max_cols));
+        tables * size_of::<Table>()
+    }
+
     /// Room for `cols` values, to be overwritten by the caller; the padding behind them is zero.
     pub fn values_mut(&mut self, cols: usize) -> &mut [f32] {
         self.tables_of = None;

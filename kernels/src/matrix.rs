@@ -129,6 +129,22 @@ impl PackedMatrix {
         Ok(PackedMatrix { format, isa, rows, cols, scale, range })
     }
 
+    /// A matrix whose bytes are in the arena already, as an earlier packing left them there; it takes the
+    /// arena's next block.
+    ///
+    /// # Panics
+    /// If the arena is too small.
+    pub fn adopt(
+        arena: &mut ArenaWriter,
+        format: Format,
+        isa: Isa,
+        (rows, cols): (usize, usize),
+        scale: f32,
+    ) -> Self {
+        let (range, _) = arena.block(format.packed_len(rows, cols)).expect("arena holds every matrix");
+        PackedMatrix { format, isa, rows, cols, scale, range }
+    }
+
     /// The matrix, in the finished arena it was packed into.
     pub fn finish(self, arena: Arc<Arena>) -> Matrix {
         assert!(self.range.end <= arena.bytes().len(), "the matrix belongs to another arena");
@@ -150,9 +166,14 @@ struct Line([u8; 64]);
 impl Scratch {
     /// Scratch for matrices of up to `max_cols` columns; using it for those never allocates.
     pub fn new(max_cols: usize) -> Self {
-        let bytes = (PANEL_ROWS * (max_cols.next_multiple_of(COLUMN_STEP) + SLACK))
-            .max(PANEL_ROWS * arch::FLOAT_BLOCK_COLS * size_of::<f32>());
-        Scratch { lines: vec![Line([0; 64]); bytes.div_ceil(64)] }
+        Scratch { lines: vec![Line([0; 64]); Scratch::memory_bytes(max_cols) / size_of::<Line>()] }
+    }
+
+    /// Memory in bytes that scratch for matrices of up to `max_cols` columns takes.
+    pub fn memory_bytes(max_cols: usize) -> usize {
+        (PANEL_ROWS * (max_cols.next_multiple_of(COLUMN_STEP) + SLACK))
+            .max(PANEL_ROWS * arch::FLOAT_BLOCK_COLS * size_of::<f32>())
+            .next_multiple_of(size_of::<Line>())
     }
 
     fn bytes(&mut self, len: usize) -> &mut [u8] {
@@ -203,6 +224,16 @@ impl Matrix {
     /// How the weights are stored.
     pub fn format(&self) -> Format {
         self.packed.format
+    }
+
+    /// What the sums over the stored values are multiplied with.
+    pub fn scale(&self) -> f32 {
+        self.packed.scale
+    }
+
+    /// The arena that holds this matrix and those packed with it.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
     }
 
     /// The instruction set that the matrix is packed for and multiplied with.

@@ -2,5 +2,6 @@
 
 pub mod check;
 pub mod cost;
+pub mod limit;
 pub mod native;
 pub mod protocol;

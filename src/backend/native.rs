@@ -8,15 +8,19 @@ use crate::engine::{Engine, EngineOptions, KvType, Span, argmax};
 use crate::error::{Error, Result};
 use crate::figure::Figure;
 use crate::gguf::{Gguf, I2sLayout};
-use crate::journal::{Case, DomainEnergy, FailureKind, Phase, Work};
-use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, EmbeddingType, Plan};
+use crate::journal::{Case, DomainEnergy, FailureKind, Faults, KeptWeights, Phase, Work};
+use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, EmbeddingType, Keeping, Kept, Plan};
 use crate::probe::clock;
+use crate::probe::counters::{self, Counters};
 use crate::probe::energy::{self, EnergyChoice, Meter};
+use crate::probe::state::{Busy, Watch};
+use crate::probe::usage::{self, Usage};
 use crate::probe::{bandwidth, compute, memory};
 use crate::units::{Bytes, BytesPerS};
 
 use super::check;
-use super::cost::prefill_cost;
+use super::cost::{macs, prefill_cost};
+use super::limit::{Enforcement, MemoryCap};
 use super::protocol::{Event, Job, ModelFile, Reference};
 
 /// Prompts longer than this are processed in several batches.
@@ -78,7 +82,11 @@ pub fn prompt(seed: u64, n: usize, vocab: usize) -> Vec<u32> {
 /// # Errors
 /// [`Error::Environment`] if `needed` exceeds what is available.
 pub fn ensure_memory(what: &str, needed: Bytes) -> Result<()> {
-    match memory::available().value() {
+    ensure_within(what, needed, &memory::available())
+}
+
+fn ensure_within(what: &str, needed: Bytes, available: &Figure<Bytes>) -> Result<()> {
+    match available.value() {
         Some(available) if needed > *available => Err(Error::environment(format!(
             "{what} needs {needed} of memory, but only {available} are available; use a smaller model or a \
              kernel with fewer bits a weight"
@@ -114,7 +122,7 @@ pub fn engine_with(
     options: EngineOptions,
 ) -> Result<Engine> {
     let plan = Plan::with_embedding(gguf, kernel, layout, embedding)?;
-    let needed = Bytes(plan.weight_bytes().0 + options.memory_bytes(plan.config()).0);
+    let needed = options.memory(&plan, isa).total();
     ensure_memory(&format!("{} with kernel {kernel}", gguf.path_label()), needed)?;
     Engine::new(plan.load(isa)?, options)
 }
@@ -132,9 +140,27 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
         })
     };
     let outcome = match job {
-        Job::Visit { case, model, seed, phases, check, profile, energy_root } => {
-            let meter = Meter::open(&EnergyChoice::Auto, energy_root.as_deref());
-            visit(case, model, *seed, phases, check.as_ref(), *profile, &meter, &mut report)
+        Job::Visit { case, model, seed, phases, check, kept, profile, energy_root, cap } => {
+            // Before the engine's threads start, which inherit the counters.
+            let instruments = Instruments {
+                energy: Meter::open(&EnergyChoice::Auto, energy_root.as_deref()),
+                counters: Counters::open(),
+            };
+            let capped = Capped::enter(cap.as_ref());
+            capped.and_then(|capped| {
+                visit(
+                    case,
+                    model,
+                    *seed,
+                    phases,
+                    check.as_ref(),
+                    kept.as_deref(),
+                    *profile,
+                    &capped,
+                    &instruments,
+                    &mut report,
+                )
+            })
         }
         Job::Reference { model, embedding, seed, reference, kv, threads } => {
             write_reference(model, embedding.as_deref(), *seed, reference, kv, *threads)
@@ -154,28 +180,99 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
     }
 }
 
+/// What is read at the edges of a window, besides the clocks.
+struct Instruments {
+    energy: Meter,
+    counters: Counters,
+}
+
 /// Runs one phase between readings of all instruments.
 struct Window<'a> {
-    meter: &'a Meter,
+    instruments: &'a Instruments,
+    watch: Watch,
     energy: energy::Mark,
+    usage: Figure<Usage>,
+    counters: counters::Reading,
     cpu_ns: u64,
     start_ns: u64,
 }
 
 impl<'a> Window<'a> {
-    /// The energy counter is read first and last, so that its window contains the timed one; reading it
-    /// takes microseconds.
-    fn open(meter: &'a Meter) -> Self {
-        let energy = meter.mark();
-        Window { meter, energy, cpu_ns: clock::cpu_ns(), start_ns: clock::monotonic_ns() }
+    /// The host's state is read first and last, the energy counter next to it, so that their windows
+    /// contain the timed one; reading that counter and those of events takes microseconds.
+    fn open(instruments: &'a Instruments, threads: usize) -> Self {
+        Window {
+            watch: Watch::start(None, &Busy::team(threads)),
+            energy: instruments.energy.mark(),
+            usage: usage::read(),
+            counters: instruments.counters.read(),
+            cpu_ns: clock::cpu_ns(),
+            start_ns: clock::monotonic_ns(),
+            instruments,
+        }
     }
 
     fn close(self) -> impl FnOnce(Work, Option<Vec<Span>>) -> Event {
         let wall_ns = clock::monotonic_ns() - self.start_ns;
         let cpu_ns = clock::cpu_ns() - self.cpu_ns;
-        let energy = domains(self.meter, &self.energy, &self.meter.mark());
+        let counters = self.instruments.counters.read();
+        let usage = usage::read();
+        let meter = &self.instruments.energy;
+        let energy = domains(meter, &self.energy, &meter.mark());
         let (ended_unix_ms, memory) = (clock::unix_ms(), memory::read());
-        move |work, profile| Event::Sample { ended_unix_ms, wall_ns, cpu_ns, energy, memory, profile, work }
+        let state = Some(Box::new(self.watch.stop()));
+        let counters = self.instruments.counters.between(&self.counters, &counters);
+        let faults = usage::between(&self.usage, &usage)
+            .map(|usage| Faults { minor: usage.minor_faults, major: usage.major_faults });
+        // The share of memory takes long to read; it is the same when the sample is reported.
+        move |work, profile| Event::Sample {
+            ended_unix_ms,
+            wall_ns,
+            cpu_ns,
+            energy,
+            memory,
+            pss: memory::proportional(),
+            faults,
+            counters,
+            state,
+            profile,
+            work,
+        }
+    }
+}
+
+/// The memory limit that a visit is under, if any, and what was available before that.
+struct Capped<'a> {
+    cap: Option<&'a MemoryCap>,
+    available: Figure<Bytes>,
+}
+
+impl<'a> Capped<'a> {
+    fn enter(cap: Option<&'a MemoryCap>) -> Result<Self, Stop> {
+        let available = memory::available();
+        cap.map_or(Ok(()), MemoryCap::enter).map_err(skip)?;
+        Ok(Capped { cap, available })
+    }
+
+    /// Refuses what the machine does not have. The limit refuses nothing beforehand: whether the case runs
+    /// under it is what is to be found out; but it can take no more than that.
+    fn ensure(&self, what: &str, needed: Bytes) -> Result<()> {
+        let needed = self.cap.map_or(needed, |cap| needed.min(cap.limit));
+        ensure_within(what, needed, &self.available)
+    }
+
+    /// What an error while loading means, if `needed` was predicted.
+    fn stop(&self, error: Error, needed: Option<Bytes>) -> Stop {
+        match (error, self.cap) {
+            // Memory in use beyond a control group's limit is no error: the worker is killed.
+            (Error::Memory(why), Some(cap @ MemoryCap { enforcement: Enforcement::AddressSpace(_), .. })) => {
+                let predicted = needed.map_or_else(String::new, |n| format!("{n} predicted to be needed; "));
+                let error = Error::Memory(format!("{cap}: {predicted}{why}"));
+                Stop { kind: FailureKind::MemoryLimit, error }
+            }
+            (error @ (Error::Memory(_) | Error::Environment(_)), _) => skip(error),
+            (error, _) => error.into(),
+        }
     }
 }
 
@@ -194,8 +291,10 @@ fn visit(
     seed: u64,
     phases: &[Phase],
     reference: Option<&Reference>,
+    model_hash: Option<&str>,
     profile: bool,
-    meter: &Meter,
+    capped: &Capped,
+    instruments: &Instruments,
     emit: &mut impl FnMut(Event) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
     let kernel = Kernel::by_name(&case.kernel)
@@ -211,22 +310,46 @@ fn visit(
         profile,
     };
 
-    let window = Window::open(meter);
-    let gguf = model.open()?;
+    let window = Window::open(instruments, options.threads);
+    let gguf = model.open().map_err(|e| match e {
+        Error::Memory(_) => capped.stop(e, None),
+        e => e.into(),
+    })?;
     // Whether the kernel can hold the model, and the memory hold both, is known before loading starts.
     let file_bytes = Bytes(gguf.file_bytes());
     let embedding = embedding_type(case.embedding.as_deref())?;
-    let loaded = engine_with(&gguf, I2sLayout::X86_64, embedding, kernel, isa, options);
-    let mut engine = loaded.map_err(|e| match e {
-        Error::Environment(_) => skip(e),
-        e => e.into(),
-    })?;
+    let kept = match (model, model_hash) {
+        (ModelFile::Path(path), Some(hash)) => Some(Kept::beside(path, hash, kernel, isa, embedding)),
+        _ => None,
+    };
+    let plan = Plan::with_embedding(&gguf, kernel, I2sLayout::X86_64, embedding)
+        .map_err(|e| capped.stop(e, None))?;
+    let predicted = options.memory(&plan, isa);
+    let needed = predicted.total();
+    let load = || {
+        capped.ensure(&format!("{} with kernel {kernel}", gguf.path_label()), needed)?;
+        let (model, keeping) = match &kept {
+            Some(kept) => plan.load_kept(isa, kept)?,
+            None => (plan.load(isa)?, Keeping::Packed),
+        };
+        Ok((Engine::new(model, options)?, keeping))
+    };
+    let (mut engine, keeping) = load().map_err(|e| capped.stop(e, Some(needed)))?;
     drop(gguf);
     let sample = window.close();
+    let kept = kept.map(|kept| match keeping {
+        Keeping::Read => KeptWeights::Read,
+        Keeping::Packed => match kept.write(engine.model()) {
+            Ok(()) => KeptWeights::Written,
+            Err(e) => KeptWeights::NotWritten(e.to_string()),
+        },
+    });
     let vocab = engine.model().config.vocab;
     let weight_bytes = Bytes(engine.model().packed_bytes());
     if phases.contains(&Phase::Load) {
-        emit(sample(Work::Load { file_bytes, weight_bytes }, None))?;
+        let limit = capped.cap.map(MemoryCap::describe);
+        let predicted = Some(predicted);
+        emit(sample(Work::Load { file_bytes, weight_bytes, predicted, limit, kept }, None))?;
     }
 
     // One step outside all windows wakes the threads and touches the buffers.
@@ -238,19 +361,20 @@ fn visit(
     let prompt = prompt(seed, n_prompt, vocab);
     let mut tokens = Vec::with_capacity(n_gen);
     let mut latencies_ns = Vec::with_capacity(n_gen);
-    let window = Window::open(meter);
+    let window = Window::open(instruments, options.threads);
     tokens.push(argmax(engine.prefill(&prompt)?));
     let sample = window.close();
     let spans = engine.take_profile();
     if phases.contains(&Phase::Prefill) {
         let cost = Some(prefill_cost(engine.model(), n_prompt));
-        emit(sample(Work::Prefill { prompt, cost }, spans))?;
+        let macs = Some(macs(engine.model(), 0..n_prompt, 1));
+        emit(sample(Work::Prefill { prompt, cost, macs }, spans))?;
     }
 
     if phases.contains(&Phase::Decode) {
         let mut stream = Vec::with_capacity(MAX_READS * 2);
         read_weights(&mut engine, &mut stream);
-        let window = Window::open(meter);
+        let window = Window::open(instruments, options.threads);
         let mut last = Instant::now();
         for i in 1..n_gen {
             let token = argmax(engine.decode(tokens[i - 1])?);
@@ -264,7 +388,8 @@ fn visit(
         read_weights(&mut engine, &mut stream);
         // The context of the steps runs from n_prompt + 1 to n_prompt + n_gen - 1.
         let bytes_per_token = engine.decode_bytes(n_prompt + n_gen / 2);
-        emit(sample(Work::Decode { tokens, latencies_ns, bytes_per_token, stream }, spans))?;
+        let macs = Some(macs(engine.model(), n_prompt..n_prompt + n_gen - 1, n_gen - 1));
+        emit(sample(Work::Decode { tokens, latencies_ns, bytes_per_token, stream, macs }, spans))?;
     }
 
     if let Some(reference) = reference {
@@ -330,4 +455,33 @@ fn embedding_type(name: Option<&str>) -> Result<Option<EmbeddingType>> {
 
 fn kv_type(name: &str) -> Result<KvType> {
     KvType::by_name(name).ok_or_else(|| Error::input(format!("a KV cache is f16 or f32, not '{name}'")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_tried_and_the_machine_is_not_overrun() {
+        let cap = |enforcement| MemoryCap { limit: Bytes(10), enforcement };
+        let address_space = cap(Enforcement::AddressSpace("why".into()));
+        let capped = |cap, available| Capped { cap, available: Figure::measured(Bytes(available), "test") };
+        // More than the limit is tried, as long as the machine has what the limit allows.
+        assert!(capped(Some(&address_space), 15).ensure("x", Bytes(20)).is_ok());
+        assert!(capped(Some(&address_space), 5).ensure("x", Bytes(20)).is_err());
+        assert!(capped(None, 15).ensure("x", Bytes(20)).is_err());
+
+        let stop = |cap, error| capped(cap, 15).stop(error, Some(Bytes(20)));
+        let refused = || Error::Memory("no room".into());
+        let limited = stop(Some(&address_space), refused());
+        assert_eq!(limited.kind, FailureKind::MemoryLimit);
+        let reason = limited.error.to_string();
+        assert!(reason.contains("10 B (RLIMIT_AS") && reason.contains("20 B predicted"), "{reason}");
+        // Without the limit, or in a control group, which kills and refuses nothing, it is the machine's.
+        let group = cap(Enforcement::ControlGroup("/x".into()));
+        assert_eq!(stop(None, refused()).kind, FailureKind::Skipped);
+        assert_eq!(stop(Some(&group), refused()).kind, FailureKind::Skipped);
+        assert_eq!(stop(Some(&address_space), Error::environment("no AVX")).kind, FailureKind::Skipped);
+        assert_eq!(stop(Some(&address_space), Error::input("damaged")).kind, FailureKind::Error);
+    }
 }

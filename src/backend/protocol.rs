@@ -11,8 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Span;
 use crate::figure::Figure;
-use crate::journal::{Case, DomainEnergy, FailureKind, MemoryReading, Phase, Work};
+use crate::journal::{Case, CounterReading, DomainEnergy, FailureKind, Faults, MemoryReading, Phase, Work};
+use crate::probe::state::HostState;
 use crate::units::{Bytes, BytesPerS, MacPerS};
+
+use super::limit::MemoryCap;
 
 /// Where a worker finds a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +30,7 @@ pub enum ModelFile {
 /// What a worker does, once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "job", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "there is one job at a time")]
 pub enum Job {
     /// Measures a case.
     Visit {
@@ -40,10 +44,14 @@ pub enum Job {
         phases: Vec<Phase>,
         /// Reference logits to check against.
         check: Option<Reference>,
+        /// BLAKE3 of the model file, if packed weights are to be kept beside it.
+        kept: Option<String>,
         /// Whether to note where the time of prefill and decode goes.
         profile: bool,
         /// Root of a simulated machine, whose energy sources are read in the place of this one's.
         energy_root: Option<PathBuf>,
+        /// The limit to run it under.
+        cap: Option<MemoryCap>,
     },
     /// Writes reference logits.
     Reference {
@@ -92,6 +100,7 @@ pub struct Reference {
 /// What a worker reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "most events are samples")]
 pub enum Event {
     /// A phase was measured; the fields are those of [`crate::journal::Sample`].
     Sample {
@@ -105,6 +114,14 @@ pub enum Event {
         energy: Figure<Vec<DomainEnergy>>,
         /// Memory at its end.
         memory: Figure<MemoryReading>,
+        /// Share of memory after it.
+        pss: Figure<Bytes>,
+        /// Page faults within it.
+        faults: Figure<Faults>,
+        /// Counted events within it.
+        counters: CounterReading,
+        /// The host while it lasted.
+        state: Option<Box<HostState>>,
         /// Where the time went, if that was asked for.
         profile: Option<Vec<Span>>,
         /// What was done.

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, each of which parses, calls the library and prints.
 
+mod doctor;
 mod generate;
 mod model;
 mod report;
@@ -32,6 +33,8 @@ enum Command {
     Run(run::Args),
     /// Derive all tables and plots of a run again, from its journal
     Report(report::Args),
+    /// Say what this machine can measure, what it cannot, and what to do about it
+    Doctor(doctor::Args),
     /// Run a model on a prompt
     Generate(generate::Args),
     /// Make, inspect and convert model files
@@ -70,6 +73,7 @@ pub fn main() -> ExitCode {
     let outcome: Result<u8> = match command {
         Command::Run(args) => args.run(),
         Command::Report(args) => args.run(),
+        Command::Doctor(args) => args.run(),
         Command::Generate(args) => args.run(),
         Command::Model(command) => command.run(),
         Command::Verify(args) => args.run(),

@@ -25,13 +25,19 @@ impl Args {
         let summary = stats::summarize(&contents.records)?;
         let mut text = report::terminal_summary(&summary, terminal_width());
         text += &format!("\n{}", report::terminal_profile(&summary, terminal_width()));
-        text += &format!("{}\n\n", report::verdict(&summary));
+        text += &format!("{}\n", verdict(&summary));
         for path in written {
             text += &format!("{}\n", path.display());
         }
         super::print(&text);
         Ok(0)
     }
+}
+
+/// What won, and what the host was like meanwhile; each in a paragraph.
+pub(super) fn verdict(summary: &stats::Summary) -> String {
+    let (verdict, states) = (report::verdict(summary), report::host_states(summary));
+    if states.is_empty() { format!("{verdict}\n") } else { format!("{verdict}\n{states}\n") }
 }
 
 /// Columns of the terminal, or a width that fits most pages where there is none.

@@ -28,6 +28,10 @@ pub(super) struct Args {
     /// goes on as it began
     #[arg(long, conflicts_with = "resume")]
     profile: bool,
+    /// Keep packed weights in folders beside the model files (MODEL.packed), as large as in memory, and read
+    /// them in later visits instead of packing anew
+    #[arg(long, conflicts_with = "resume")]
+    keep_packed: bool,
     /// Read energy from the sources of a simulated machine, whose root this is; its figures are marked as
     /// simulated
     #[arg(long, value_name = "DIR", hide = true)]
@@ -47,6 +51,7 @@ impl Args {
                     models: self.model,
                     out: self.out,
                     profile: self.profile,
+                    keep_packed: self.keep_packed,
                     energy_root: self.energy_root,
                 };
                 start(suite, &options)?
@@ -60,16 +65,15 @@ impl Args {
         }
         let summary = stats::summarize(&outcome.records)?;
         super::print(&format!(
-            "{}\n{}{}\n\nTables and plots: {dir}\n",
+            "{}\n{}{}\nTables and plots: {dir}\n",
             report::terminal_summary(&summary, super::report::terminal_width()),
             report::terminal_profile(&summary, super::report::terminal_width()),
-            report::verdict(&summary)
+            super::report::verdict(&summary)
         ));
-        // A case that cannot run here has not failed.
-        let failed = summary
-            .rows
-            .iter()
-            .any(|row| !matches!(row.status, stats::Status::Ok | stats::Status::Skipped(_)));
+        // A case that cannot run here, or not under the limit, has not failed.
+        let failed = summary.rows.iter().any(|row| {
+            !matches!(row.status, stats::Status::Ok | stats::Status::Skipped(_) | stats::Status::OverLimit(_))
+        });
         Ok(u8::from(failed))
     }
 }

@@ -90,8 +90,7 @@ impl Elements {
     /// If the system refuses the memory.
     pub(super) fn new(ty: KvType, shape: Shape) -> Result<Self> {
         let bytes = shape.len() as u64 * ty.bytes();
-        let refused =
-            |e| Error::environment(format!("cannot allocate {} for the KV cache: {e}", Bytes(bytes)));
+        let refused = |e| Error::Memory(format!("cannot allocate {} for the KV cache: {e}", Bytes(bytes)));
         let len = usize::try_from(bytes).unwrap_or(usize::MAX).max(1);
         let map = MmapMut::map_anon(len.next_multiple_of(4)).map_err(refused)?;
         // Advice: a system without transparent huge pages refuses it, and all still works.

@@ -15,7 +15,7 @@
 
 use std::ops::Range;
 
-use bitjoule_kernels::vector::{self, ATTEND_TOKENS, Attend, KvElement, LANES};
+use bitjoule_kernels::vector::{self, ATTEND_TOKENS, Attend, KvElement};
 use bitjoule_kernels::{Format, Isa, Matrix, PANEL_ROWS, Scratch, TokenInput};
 
 use half::f16;
@@ -25,6 +25,7 @@ use crate::model::{Activation, Config, Model, RopePairs};
 use crate::units::Bytes;
 
 use super::cache::{Elements, KvType, Shape};
+use super::memory::Lengths;
 use super::profile::{Laps, Operation, Span};
 use super::team::{Team, share};
 
@@ -41,28 +42,6 @@ pub struct EngineOptions {
     pub batch: usize,
     /// Whether to note where the time goes: see [`Engine::take_profile`].
     pub profile: bool,
-}
-
-impl EngineOptions {
-    /// Memory that the engine will allocate besides the model's weights.
-    pub fn memory_bytes(&self, config: &Config) -> Bytes {
-        let shape = cache_shape(config, self.context);
-        let wide = config.hidden.max(config.ffn).max(config.heads * shape.dim);
-        let kv = (shape.layers * shape.layer_len()) as u64 * self.kv.bytes();
-        // x, q/k/v, attention, feed-forward, inputs (f32 and int8), and a row of logits.
-        let buffers = (self.batch * (4 * wide + config.hidden) * 5 + config.vocab * 4) as u64;
-        let locals = (self.threads * (wide * 48 + self.context * 4 * ATTEND_TOKENS.min(self.batch))) as u64;
-        Bytes(kv + buffers + locals)
-    }
-}
-
-fn cache_shape(config: &Config, context: usize) -> Shape {
-    Shape {
-        layers: config.layers,
-        heads: config.kv_heads,
-        context,
-        dim: config.head_dim.next_multiple_of(LANES),
-    }
 }
 
 /// A model, its KV cache and the threads that run it.
@@ -181,18 +160,15 @@ impl Engine {
     /// If the context exceeds what the model was made for, or the memory for it is refused.
     pub fn new(model: Model, options: EngineOptions) -> Result<Self> {
         let config = &model.config;
-        let EngineOptions { threads, kv, context, batch, profile } = options;
+        let EngineOptions { kv, context, profile, .. } = options;
         if context > config.context {
             return Err(Error::input(format!(
                 "a context of {context} tokens is more than the {} that the model was made for",
                 config.context
             )));
         }
-        let shape = cache_shape(config, context);
-        let (batch, threads) = (batch.clamp(1, context.max(1)), threads.max(1));
-        let padded = |rows: usize| rows.next_multiple_of(PANEL_ROWS) * batch;
-        let heads = config.heads * config.head_dim;
-        let widest = config.hidden.max(config.ffn).max(heads);
+        let lengths = Lengths::new(&options, config);
+        let Lengths { batch, threads, shape, widest, .. } = lengths;
         let format = model.kernel.format();
         let input = |tables| {
             let mut input = TokenInput::new(widest);
@@ -202,20 +178,19 @@ impl Engine {
             input
         };
         let buffers = Buffers {
-            x: vec![0.0; padded(config.hidden)],
-            qkv: vec![0.0; padded(heads) + 2 * padded(config.kv_heads * config.head_dim)],
-            attention: vec![0.0; config.heads * batch * shape.dim],
-            ffn: vec![0.0; padded(config.ffn)],
+            x: vec![0.0; lengths.x],
+            qkv: vec![0.0; lengths.qkv],
+            attention: vec![0.0; lengths.attention],
+            ffn: vec![0.0; lengths.ffn],
             inputs: (0..batch).map(|_| input(!format.is_exact())).collect(),
-            logits: vec![0.0; config.vocab.next_multiple_of(PANEL_ROWS)],
+            logits: vec![0.0; lengths.logits],
         };
-        let few = ATTEND_TOKENS.min(batch);
         let locals = (0..threads).map(|member| Local {
             scratch: Scratch::new(widest),
             input: input(true),
-            a: vec![0.0; widest.max(batch * PANEL_ROWS)],
-            heads: std::array::from_fn(|_| vec![0.0; shape.dim * few]),
-            scores: vec![0.0; context * few],
+            a: vec![0.0; lengths.products],
+            heads: std::array::from_fn(|_| vec![0.0; lengths.heads]),
+            scores: vec![0.0; lengths.scores],
             laps: Laps::new(profile && member == 0),
         });
         Ok(Engine {

@@ -2,12 +2,14 @@
 
 mod cache;
 mod forward;
+mod memory;
 mod profile;
 mod sampler;
 mod team;
 
 pub use cache::KvType;
 pub use forward::{Engine, EngineOptions};
+pub use memory::MemoryParts;
 pub use profile::{Operation, Span};
 pub use sampler::{Sampler, Sampling, argmax};
 pub use team::{Team, allowed_cpus};

@@ -4,13 +4,17 @@
 //! one finished sample, check, reading of a probe or failure. A line is written whole and synced
 //! before the next measurement starts, so a kill costs at most the measurement under way.
 
+mod counters;
 pub mod file;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::Span;
+use crate::engine::{MemoryParts, Span};
 use crate::figure::Figure;
+use crate::probe::state::HostState;
 use crate::units::{Bytes, BytesPerS, Joules, MacPerS};
+
+pub use counters::{Counter, CounterGroup, CounterReading};
 
 /// Version of the records below; a reader refuses a journal of a newer one.
 ///
@@ -18,7 +22,8 @@ use crate::units::{Bytes, BytesPerS, Joules, MacPerS};
 /// them.
 ///
 /// 2: [`Record::Peak`], [`PrefillCost`], [`Case::embedding`]. A run is gone on with in the schema it was started in.
-pub const SCHEMA: u32 = 2;
+/// 3: [`FailureKind::MemoryLimit`].
+pub const SCHEMA: u32 = 3;
 
 /// The first schema with [`Record::Peak`].
 pub const PEAK_SCHEMA: u32 = 2;
@@ -26,6 +31,7 @@ pub const PEAK_SCHEMA: u32 = 2;
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "nearly all records are samples")]
 pub enum Record {
     /// What was planned: always the first line, once.
     Run(RunHeader),
@@ -68,8 +74,26 @@ pub struct RunHeader {
     /// Whether samples of prefill and decode say where their time went.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub profile: bool,
+    /// The limit under which every visit ran, if the suite sets one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<Bytes>,
+    /// Whether packed weights are kept on disk beside the model files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_packed: bool,
+    /// The model files, to know them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelFileId>,
     /// Every case, in the suite's order (rounds shuffle it).
     pub cases: Vec<Case>,
+}
+
+/// What a model file was when the run started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFileId {
+    /// Label of the model: [`Case::model`].
+    pub model: String,
+    /// BLAKE3 of the file, hexadecimal.
+    pub blake3: String,
 }
 
 /// A coordinator process at work on the run.
@@ -141,6 +165,18 @@ pub struct Sample {
     pub energy: Figure<Vec<DomainEnergy>>,
     /// Memory of the worker at the end of the window.
     pub memory: Figure<MemoryReading>,
+    /// The worker's share of memory after the window, pages that it shares with others divided among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pss: Option<Figure<Bytes>>,
+    /// Page faults of the worker within the window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub faults: Option<Figure<Faults>>,
+    /// Counted events of the worker within the window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<CounterReading>,
+    /// The host while the window lasted; older journals do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Box<HostState>>,
     /// Where the time of the window went, if the run noted it: prefill and decode only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Vec<Span>>,
@@ -179,6 +215,27 @@ pub struct MemoryReading {
     pub file: Bytes,
     /// Resident now, shared memory.
     pub shmem: Bytes,
+    /// Swapped out now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swapped: Option<Bytes>,
+}
+
+/// Page faults of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Faults {
+    /// Without reading: first touches, file pages that were in the page cache.
+    pub minor: u64,
+    /// That waited for a disk.
+    pub major: u64,
+}
+
+/// A limit of the worker's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryLimit {
+    /// How much.
+    pub bytes: Bytes,
+    /// What enforced it, in words.
+    pub enforced_by: String,
 }
 
 /// The work of one phase.
@@ -191,6 +248,15 @@ pub enum Work {
         file_bytes: Bytes,
         /// Memory that the packed weights occupy.
         weight_bytes: Bytes,
+        /// What model and engine were predicted to allocate, before anything was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        predicted: Option<MemoryParts>,
+        /// The limit that the worker was under, if any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<MemoryLimit>,
+        /// Where the packed weights came from, if the run keeps them on disk.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept: Option<KeptWeights>,
     },
     /// The prompt was processed and the first token chosen: the window is the time to first token.
     Prefill {
@@ -199,6 +265,9 @@ pub enum Work {
         /// What it cannot do without; schema 1 does not have it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cost: Option<PrefillCost>,
+        /// Its multiply-accumulates.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        macs: Option<MacCount>,
     },
     /// Tokens 2 to n were generated.
     Decode {
@@ -212,7 +281,33 @@ pub enum Work {
         /// Rates at which the same threads read the packed weights, without arithmetic, immediately
         /// before and after the window.
         stream: Vec<BytesPerS>,
+        /// Multiply-accumulates of all steps together.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        macs: Option<MacCount>,
     },
+}
+
+/// Multiply-accumulates of a phase, by the part of the model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MacCount {
+    /// Of the linear layers: one for each weight and token.
+    pub linear: u64,
+    /// Of attention: keys with queries, and weights with values.
+    pub attention: u64,
+    /// Of the output projection.
+    pub head: u64,
+}
+
+/// Packed weights that a run keeps on disk, in one load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeptWeights {
+    /// They were read as an earlier load left them.
+    Read,
+    /// They were packed, and written after the window.
+    Written,
+    /// They were packed, and could not be written.
+    NotWritten(String),
 }
 
 /// What processing a prompt cannot do without, whoever does it.
@@ -301,4 +396,6 @@ pub enum FailureKind {
     Crashed,
     /// The worker exceeded the suite's time limit and was killed.
     TimedOut,
+    /// The case needs more than the suite's memory limit.
+    MemoryLimit,
 }

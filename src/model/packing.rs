@@ -15,7 +15,7 @@ use crate::units::Bytes;
 
 use super::embedding::block_format;
 use super::names::{self, Expected, Role};
-use super::{Config, EmbeddingType, Layer, Model};
+use super::{Config, EmbeddingType, Kept, Layer, Model};
 
 /// Rows that are converted at a time when a whole tensor is scanned.
 const SCAN_ROWS: usize = 64;
@@ -30,12 +30,29 @@ pub struct Plan<'a> {
     tensors: Vec<Planned<'a>>,
 }
 
+/// Where the weights of a loaded model came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeping {
+    /// They were packed from the model file.
+    Packed,
+    /// They were read as an earlier packing left them.
+    Read,
+}
+
 #[derive(Debug)]
 struct Planned<'a> {
     expected: Expected,
     source: Source<'a>,
     /// `None` for norms, which stay vectors.
     format: Option<Format>,
+}
+
+impl Planned<'_> {
+    /// Bytes that a matrix takes in the arena; none for a norm, which stays a vector.
+    fn packed_bytes(&self) -> u64 {
+        let len = |format: Format| format.packed_len(self.expected.rows, self.expected.cols);
+        self.format.map_or(0, |format| ArenaWriter::block_len(len(format)) as u64)
+    }
 }
 
 /// A tensor of the file and how its values are read.
@@ -139,12 +156,27 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Memory that the packed weights will occupy.
+    /// The kernel that the weights are packed for.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// Memory that the packed matrices will occupy.
     pub fn weight_bytes(&self) -> Bytes {
-        let bytes = self.tensors.iter().filter_map(|t| {
-            Some(ArenaWriter::block_len(t.format?.packed_len(t.expected.rows, t.expected.cols)) as u64)
-        });
-        Bytes(bytes.sum())
+        Bytes(self.tensors.iter().map(Planned::packed_bytes).sum())
+    }
+
+    /// Memory of the packed linear layers and of the norms.
+    pub fn linear_bytes(&self) -> Bytes {
+        let norms = self.tensors.iter().filter(|t| t.format.is_none());
+        let norms: usize = norms.map(|t| t.expected.cols * size_of::<f32>()).sum();
+        Bytes(self.weight_bytes().0 - self.head_bytes().0 + norms as u64)
+    }
+
+    /// Memory of embedding and output projection.
+    pub fn head_bytes(&self) -> Bytes {
+        let heads = self.tensors.iter().filter(|t| t.expected.role == Role::Head);
+        Bytes(heads.map(Planned::packed_bytes).sum())
     }
 
     /// Packs all weights for `isa`, on all cores (rayon).
@@ -153,19 +185,43 @@ impl<'a> Plan<'a> {
     /// If memory is refused, a weight is not finite, or a ternary kernel meets a weight that is not
     /// ternary; the message names the tensor.
     pub fn load(self, isa: Isa) -> Result<Model> {
+        self.load_from(isa, None).map(|(model, _)| model)
+    }
+
+    /// As [`Plan::load`], but reads the packed weights where `kept` holds them.
+    ///
+    /// # Errors
+    /// As [`Plan::load`].
+    pub fn load_kept(self, isa: Isa, kept: &Kept) -> Result<(Model, Keeping)> {
+        self.load_from(isa, Some(kept))
+    }
+
+    fn load_from(self, isa: Isa, kept: Option<&Kept>) -> Result<(Model, Keeping)> {
         let file = self.gguf.path_label();
         let bytes = self.weight_bytes();
         let refused = |e: &dyn std::fmt::Display| {
-            Error::environment(format!("{file}: cannot allocate {bytes} for the packed weights: {e}"))
+            Error::Memory(format!("{file}: cannot allocate {bytes} for the packed weights: {e}"))
         };
         let len = usize::try_from(bytes.0).map_err(|e| refused(&e))?;
         let mut arena = ArenaWriter::new(len).map_err(|e| refused(&e))?;
+        let matrices = self.tensors.iter().filter(|t| t.format.is_some()).count();
+        let scales = kept.and_then(|kept| kept.read(matrices, &mut arena.bytes_mut()[..len]));
+        let keeping = if scales.is_some() { Keeping::Read } else { Keeping::Packed };
+        if kept.is_some() && scales.is_none() {
+            // What was read in vain is not zero any more.
+            arena = ArenaWriter::new(len).map_err(|e| refused(&e))?;
+        }
+        let mut scales = scales.map(Vec::into_iter);
         let mut packed = Vec::new();
         let mut norms = Vec::new();
         for tensor in &self.tensors {
-            match tensor.format {
-                Some(format) => packed.push(tensor.source.pack(&mut arena, format, isa)?),
-                None => norms.push(tensor.source.norm()?),
+            match (tensor.format, &mut scales) {
+                (Some(format), None) => packed.push(tensor.source.pack(&mut arena, format, isa)?),
+                (Some(format), Some(scales)) => {
+                    let scale = scales.next().expect("a scale for each matrix");
+                    packed.push(PackedMatrix::adopt(&mut arena, format, isa, tensor.source.shape(), scale));
+                }
+                (None, _) => norms.push(tensor.source.norm()?),
             }
         }
         let arena = arena.finish();
@@ -193,7 +249,9 @@ impl<'a> Plan<'a> {
             .collect();
         let output_norm = norm();
         let output: Option<Matrix> = (!self.config.tied).then(matrix);
-        Ok(Model { config: self.config, kernel: self.kernel, isa, embedding, output, output_norm, layers })
+        let model =
+            Model { config: self.config, kernel: self.kernel, isa, embedding, output, output_norm, layers };
+        Ok((model, keeping))
     }
 }
 

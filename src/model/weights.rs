@@ -62,9 +62,14 @@ impl Model {
         layers.chain([self.head()])
     }
 
+    /// Every matrix, in the order of the arena.
+    pub(super) fn packed(&self) -> impl Iterator<Item = &Matrix> {
+        let layers = self.layers.iter().flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down]);
+        [&self.embedding].into_iter().chain(layers).chain(&self.output)
+    }
+
     /// Memory that the packed matrices occupy, in bytes.
     pub fn packed_bytes(&self) -> u64 {
-        let untied = self.output.as_ref().map(|_| &self.embedding);
-        self.multiplied().chain(untied).map(|m| m.packed_bytes() as u64).sum()
+        self.packed().map(|m| m.packed_bytes() as u64).sum()
     }
 }

@@ -35,29 +35,8 @@ pub struct Bandwidth {
 /// each thread; [`Error::Environment`] if memory or threads are refused.
 pub fn measure(threads: u32, buffer: Bytes, passes: u32) -> Result<Bandwidth> {
     team::check("bandwidth", threads, passes)?;
-    let part = buffer.0 / u64::from(threads) / PAGE * PAGE;
-    if part == 0 {
-        return Err(Error::input(format!(
-            "bandwidth: a buffer of {buffer} is too small for {threads} threads"
-        )));
-    }
-    let refused = |e: std::io::Error| {
-        Error::environment(format!("bandwidth: no {buffer} of memory and {threads} threads to be had: {e}"))
-    };
-    // Mapped here, so that a refusal is an error before any thread waits for another; each thread
-    // touches its own part first, so that the pages lie near its core.
-    let parts: Vec<MmapMut> = (0..threads)
-        .map(|_| {
-            let part = usize::try_from(part).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
-            let map = MmapMut::map_anon(part)?;
-            // Without huge pages part of the time is address translation. A kernel that has none
-            // refuses, and the measurement is then of what it can do.
-            #[cfg(target_os = "linux")]
-            let _ = map.advise(memmap2::Advice::HugePage);
-            Ok(map)
-        })
-        .collect::<std::io::Result<_>>()
-        .map_err(refused)?;
+    let parts = parts("bandwidth", threads, buffer)?;
+    let part = parts.first().map_or(0, |part| part.len() as u64);
 
     let windows = team::passes(
         "bandwidth",
@@ -73,6 +52,37 @@ pub fn measure(threads: u32, buffer: Bytes, passes: u32) -> Result<Bandwidth> {
     Ok(Bandwidth { buffer: Bytes(bytes), passes })
 }
 
+/// A mapping for each thread, together `buffer` rounded down to whole pages; `probe` names the
+/// measurement in messages.
+///
+/// # Errors
+/// As [`measure`].
+pub(super) fn parts(probe: &str, threads: u32, buffer: Bytes) -> Result<Vec<MmapMut>> {
+    let part = buffer.0 / u64::from(threads) / PAGE * PAGE;
+    if part == 0 {
+        return Err(Error::input(format!(
+            "{probe}: a buffer of {buffer} is too small for {threads} threads"
+        )));
+    }
+    let refused = |e: std::io::Error| {
+        Error::environment(format!("{probe}: no {buffer} of memory and {threads} threads to be had: {e}"))
+    };
+    // Mapped here, so that a refusal is an error before any thread waits for another; each thread
+    // touches its own part first, so that the pages lie near its core.
+    (0..threads)
+        .map(|_| {
+            let part = usize::try_from(part).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
+            let map = MmapMut::map_anon(part)?;
+            // Without huge pages part of the time is address translation. A kernel that has none
+            // refuses, and the measurement is then of what it can do.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise(memmap2::Advice::HugePage);
+            Ok(map)
+        })
+        .collect::<std::io::Result<_>>()
+        .map_err(refused)
+}
+
 /// The buffer to measure with: 512 MB or 8 times the last-level cache, whichever is larger, so that
 /// what the cache still holds from the pass before does not count; but no more than a quarter of the
 /// memory `available`.
@@ -84,7 +94,7 @@ pub fn default_buffer(llc: Option<Bytes>, available: Option<Bytes>) -> Bytes {
 
 /// Writes every page with numbers that are nowhere equal: a page that was never written is the
 /// kernel's one zero page, and equal pages may be merged, both of which are read from cache.
-fn fill(part: &mut [u8], seed: u64) {
+pub(super) fn fill(part: &mut [u8], seed: u64) {
     // Xorshift; odd, so never the 0 at which it stands still.
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     for word in part.as_chunks_mut::<8>().0 {
@@ -97,7 +107,7 @@ fn fill(part: &mut [u8], seed: u64) {
 
 /// Reads every whole cache line. Eight independent sums keep the loads apart from the additions'
 /// latency, in vector registers if optimised and in ordinary ones if not.
-fn read(part: &[u8]) -> u64 {
+pub(super) fn read(part: &[u8]) -> u64 {
     let mut sums = [0_u64; 8];
     for line in part.as_chunks::<64>().0 {
         for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {

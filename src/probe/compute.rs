@@ -54,7 +54,7 @@ pub fn measure(isa: Isa, threads: u32, passes: u32) -> Result<Peak> {
 }
 
 /// As many as one thread does in [`PASS`], found by doubling.
-fn macs_of_a_pass(isa: Isa, arithmetic: Arithmetic) -> u64 {
+pub(super) fn macs_of_a_pass(isa: Isa, arithmetic: Arithmetic) -> u64 {
     let mut macs = 1u64 << 22;
     loop {
         let start = Instant::now();

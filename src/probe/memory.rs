@@ -15,6 +15,18 @@ pub fn read() -> Figure<MemoryReading> {
     }
 }
 
+/// Proportional set size of this process: as resident memory, but a page that several processes have counts
+/// in each only in part. The kernel walks all page tables for it, milliseconds for each gigabyte, so it is
+/// read outside timed windows.
+pub fn proportional() -> Figure<Bytes> {
+    const FILE: &str = "/proc/self/smaps_rollup";
+    match text(FILE).map(|rollup| field_kb(&rollup, "Pss")) {
+        Some(Some(pss)) => Figure::measured(pss, FILE),
+        Some(None) => Figure::unavailable(format!("{FILE} has no Pss")),
+        None => Figure::unavailable(format!("{FILE} cannot be read (only Linux from 4.14 on has it)")),
+    }
+}
+
 /// Memory that a new process can use without swapping: the kernel's estimate, lowered to what is left
 /// under the memory limits of this process's control groups. Page cache that the kernel can drop
 /// counts as available in both.
@@ -52,6 +64,8 @@ fn parse_status(status: &str) -> Figure<MemoryReading> {
             anon: field("RssAnon")?,
             file: field("RssFile")?,
             shmem: field("RssShmem")?,
+            // A kernel without swap has no such line.
+            swapped: field_kb(status, "VmSwap"),
         })
     };
     match reading() {
@@ -96,25 +110,13 @@ fn cgroup_headroom(root: &Path) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
+    use super::super::test_tree as tree;
     use super::*;
 
     const STATUS: &str = "Name:\tcat\nVmPeak:\t    3060 kB\nVmHWM:\t    1776 kB\nVmRSS:\t    1776 kB\n\
                           RssAnon:\t     112 kB\nRssFile:\t    1664 kB\nRssShmem:\t       0 kB\nThreads:\t1\n";
     const MEMINFO: &str =
         "MemTotal:       24683520 kB\nMemFree:        23876608 kB\nMemAvailable:    1000000 kB\n";
-
-    /// A root folder with these files.
-    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (path, content) in files {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        root
-    }
 
     #[test]
     fn status_is_read_in_kib() {
@@ -126,8 +128,11 @@ mod tests {
                 anon: Bytes(112 * 1024),
                 file: Bytes(1664 * 1024),
                 shmem: Bytes(0),
+                swapped: None,
             })
         );
+        let swapping = parse_status(&format!("{STATUS}VmSwap:\t     12 kB\n"));
+        assert_eq!(swapping.value().unwrap().swapped, Some(Bytes(12 * 1024)));
         let old = parse_status(&STATUS.replace("RssFile", "Rss"));
         assert!(old.provenance().contains("no RssFile"), "{}", old.provenance());
         for garbage in
@@ -143,6 +148,11 @@ mod tests {
         let reading = *read().value().unwrap();
         assert!(reading.peak_rss.0 >= reading.anon.0 && reading.anon.0 > 0 && reading.file.0 > 0);
         assert!(available().value().unwrap().0 > 0);
+        // Two readings, between which other tests of this process allocate: only the order of magnitude.
+        match proportional() {
+            Figure::Unavailable { why } => println!("not tested: {why}"),
+            pss => assert!(pss.value().unwrap().0 > reading.anon.0 / 10),
+        }
     }
 
     #[test]

@@ -6,15 +6,20 @@
 pub mod bandwidth;
 pub mod clock;
 pub mod compute;
+pub mod counters;
 pub mod energy;
 pub mod host;
 pub mod memory;
+pub mod noise;
+mod perf;
+pub mod state;
 mod team;
+pub mod usage;
 
 use std::path::Path;
 
 /// The text of a file of procfs or sysfs without the final newline; none if it cannot be read.
-fn text(path: impl AsRef<Path>) -> Option<String> {
+pub(crate) fn text(path: impl AsRef<Path>) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
     Some(text.trim_end().to_owned())
 }
@@ -33,6 +38,18 @@ fn cpu_list(list: &str) -> Option<Vec<u32>> {
         cpus.extend(first..=last);
     }
     Some(cpus)
+}
+
+/// A root folder with these files, for the tests on simulated trees.
+#[cfg(test)]
+fn test_tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for (path, content) in files {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    root
 }
 
 #[cfg(test)]

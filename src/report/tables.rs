@@ -8,8 +8,10 @@ use std::fmt::Write as _;
 use crate::engine::Span;
 use crate::error::{Error, Result};
 use crate::figure::Figure;
-use crate::journal::{Case, MemoryReading, PrefillCost, Record, Sample, Work};
-use crate::report::text::{ratio, round_significant};
+use crate::journal::{Case, Counter, CounterReading, MemoryReading, PrefillCost, Record, Sample, Work};
+use crate::probe::state::HostState;
+use crate::report::text::{host_states, ratio, round_significant};
+use crate::stats::state::{SampleState, StateJudge};
 use crate::stats::{
     self, BASELINES, Bandwidths, Latency, Row, Speedup, Spread, Summary, highest, ms, ms_per_token,
     package_energy, per_second, percent_of, phase_name, roofline_tok_s,
@@ -30,6 +32,11 @@ fn number(value: impl Into<Option<f64>>) -> String {
 
 fn integer<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(String::new, |v| v.to_string())
+}
+
+/// A whole or fractional figure; an empty cell where it is missing.
+fn value(figure: &Figure<f64>) -> String {
+    number(figure.value().copied())
 }
 
 fn median(spread: Option<Spread>) -> String {
@@ -112,11 +119,156 @@ const SUMMARY: &[Column<Row>] = &[
     ("peak_f32_mac_per_s", |r| number(r.peak_f32_mac_per_s)),
     ("prefill_mac_per_token", |r| number(r.prefill_mac_per_token)),
     ("embedding", |r| r.case.embedding.clone().unwrap_or_default()),
+    ("load_kept_ms", |r| number(r.load_kept_ms)),
 ];
 
 /// `summary.csv`: a row a case.
 pub(super) fn summary_csv(summary: &Summary) -> Result<Vec<u8>> {
     csv(SUMMARY, &summary.rows)
+}
+
+const MEMORY: &[Column<Row>] = &[
+    ("case", |r| r.case.id.clone()),
+    ("backend", |r| r.case.backend.clone()),
+    ("model", |r| r.case.model.clone()),
+    ("kernel", |r| r.case.kernel.clone()),
+    ("isa", |r| r.case.isa.clone()),
+    ("threads", |r| r.case.threads.to_string()),
+    ("n_prompt", |r| r.case.n_prompt.to_string()),
+    ("n_gen", |r| r.case.n_gen.to_string()),
+    ("kv", |r| r.case.kv.clone()),
+    ("rounds", |r| r.rounds.to_string()),
+    ("status", |r| r.status.to_string()),
+    ("predicted_weights_bytes", |r| integer(r.memory_use.predicted.map(|p| p.weights.0))),
+    ("predicted_embedding_bytes", |r| integer(r.memory_use.predicted.map(|p| p.embedding.0))),
+    ("predicted_kv_cache_bytes", |r| integer(r.memory_use.predicted.map(|p| p.kv_cache.0))),
+    ("predicted_scratch_bytes", |r| integer(r.memory_use.predicted.map(|p| p.scratch.0))),
+    ("predicted_bytes", |r| integer(r.memory_use.predicted.map(|p| p.total().0))),
+    ("rss_anon_bytes", |r| value(&r.memory_use.anon)),
+    ("unaccounted_bytes", |r| value(&r.memory_use.unaccounted)),
+    ("rss_file_bytes", |r| value(&r.memory_use.file)),
+    ("rss_shmem_bytes", |r| value(&r.memory_use.shmem)),
+    ("swapped_bytes", |r| value(&r.memory_use.swapped)),
+    ("rss_peak_bytes", |r| integer(r.memory.value().map(|m| m.peak.0))),
+    ("memory_provenance", |r| r.memory_use.anon.provenance()),
+    ("pss_bytes", |r| value(&r.memory_use.pss)),
+    ("pss_provenance", |r| r.memory_use.pss.provenance()),
+    ("load_minor_faults", |r| value(&r.memory_use.faults[0].minor)),
+    ("load_major_faults", |r| value(&r.memory_use.faults[0].major)),
+    ("prefill_minor_faults", |r| value(&r.memory_use.faults[1].minor)),
+    ("prefill_major_faults", |r| value(&r.memory_use.faults[1].major)),
+    ("decode_minor_faults", |r| value(&r.memory_use.faults[2].minor)),
+    ("decode_major_faults", |r| value(&r.memory_use.faults[2].major)),
+    ("faults_provenance", |r| r.memory_use.faults[2].minor.provenance()),
+    ("memory_limit_bytes", |r| integer(r.memory_use.limit.map(|l| l.0))),
+    ("memory_limit_enforced_by", |r| r.memory_use.limit_enforced_by.clone().unwrap_or_default()),
+];
+
+/// `memory.csv`: a row a case.
+pub(super) fn memory_csv(summary: &Summary) -> Result<Vec<u8>> {
+    csv(MEMORY, &summary.rows)
+}
+
+/// The counts of one sample.
+struct CounterRow<'a> {
+    case: &'a Case,
+    sample: &'a Sample,
+    reading: CounterReading,
+}
+
+impl CounterRow<'_> {
+    fn count(&self, counter: Counter) -> String {
+        integer(self.reading.get(counter).value())
+    }
+
+    /// `over` for each `per` events of `under`.
+    fn ratio(&self, over: Counter, under: Counter, per: f64) -> String {
+        number(self.reading.ratio(over, under).value().map(|r| r * per))
+    }
+
+    fn provenance(&self, counter: Counter) -> String {
+        self.reading.get(counter).provenance()
+    }
+
+    fn per_second(&self, counter: Counter) -> String {
+        let seconds = self.sample.wall_ns as f64 / 1e9;
+        number(self.reading.get(counter).value().map(|count| *count as f64 / seconds))
+    }
+
+    fn per_token(&self, counter: Counter) -> String {
+        let tokens = work_tokens(self.sample).filter(|n| *n > 0);
+        let count = self.reading.get(counter).value().copied();
+        number(count.zip(tokens).map(|(count, tokens)| count as f64 / tokens as f64))
+    }
+}
+
+/// The columns of `counters.csv`.
+fn counter_columns<'a>() -> Vec<Column<CounterRow<'a>>> {
+    use Counter::*;
+    vec![
+        ("case", |r| r.case.id.clone()),
+        ("backend", |r| r.case.backend.clone()),
+        ("model", |r| r.case.model.clone()),
+        ("kernel", |r| r.case.kernel.clone()),
+        ("isa", |r| r.case.isa.clone()),
+        ("threads", |r| r.case.threads.to_string()),
+        ("n_prompt", |r| r.case.n_prompt.to_string()),
+        ("n_gen", |r| r.case.n_gen.to_string()),
+        ("kv", |r| r.case.kv.clone()),
+        ("round", |r| r.sample.round.to_string()),
+        ("visit", |r| r.sample.visit.to_string()),
+        ("phase", |r| phase_name(r.sample.phase()).to_owned()),
+        ("wall_ns", |r| r.sample.wall_ns.to_string()),
+        ("work_tokens", |r| integer(work_tokens(r.sample))),
+        ("instructions", |r| r.count(Instructions)),
+        ("cycles", |r| r.count(Cycles)),
+        ("instructions_per_cycle", |r| r.ratio(Instructions, Cycles, 1.0)),
+        ("instructions_per_token", |r| r.per_token(Instructions)),
+        ("instructions_provenance", |r| r.provenance(Instructions)),
+        ("cache_references", |r| r.count(CacheReferences)),
+        ("cache_misses", |r| r.count(CacheMisses)),
+        ("cache_miss_percent", |r| r.ratio(CacheMisses, CacheReferences, 100.0)),
+        ("cache_misses_per_1000_instructions", |r| r.ratio(CacheMisses, Instructions, 1000.0)),
+        ("cache_provenance", |r| r.provenance(CacheMisses)),
+        ("branch_misses", |r| r.count(BranchMisses)),
+        ("branch_misses_per_1000_instructions", |r| r.ratio(BranchMisses, Instructions, 1000.0)),
+        ("branch_misses_provenance", |r| r.provenance(BranchMisses)),
+        ("stalled_frontend", |r| r.count(StalledFrontend)),
+        ("stalled_frontend_percent", |r| r.ratio(StalledFrontend, Cycles, 100.0)),
+        ("stalled_frontend_provenance", |r| r.provenance(StalledFrontend)),
+        ("stalled_backend", |r| r.count(StalledBackend)),
+        ("stalled_backend_percent", |r| r.ratio(StalledBackend, Cycles, 100.0)),
+        ("stalled_backend_provenance", |r| r.provenance(StalledBackend)),
+        ("task_clock_ns", |r| r.count(TaskClockNs)),
+        ("task_clock_provenance", |r| r.provenance(TaskClockNs)),
+        ("page_faults", |r| r.count(PageFaults)),
+        ("context_switches", |r| r.count(ContextSwitches)),
+        ("switches_provenance", |r| r.provenance(ContextSwitches)),
+        ("migrations", |r| r.count(Migrations)),
+        ("migrations_provenance", |r| r.provenance(Migrations)),
+        ("dram_read_bytes", |r| r.count(DramReadBytes)),
+        ("dram_written_bytes", |r| r.count(DramWrittenBytes)),
+        ("dram_read_bytes_per_s", |r| r.per_second(DramReadBytes)),
+        ("dram_written_bytes_per_s", |r| r.per_second(DramWrittenBytes)),
+        ("dram_read_bytes_per_token", |r| r.per_token(DramReadBytes)),
+        ("dram_provenance", |r| r.provenance(DramReadBytes)),
+    ]
+}
+
+/// `counters.csv`: a row a sample, in the order of the journal.
+pub(super) fn counters_csv(records: &[Record]) -> Result<Vec<u8>> {
+    let header = stats::header(records)?;
+    let cases: HashMap<&str, &Case> = header.cases.iter().map(|c| (c.id.as_str(), c)).collect();
+    let rows: Vec<CounterRow> = records
+        .iter()
+        .filter_map(|record| {
+            let Record::Sample(sample) = record else { return None };
+            let case = *cases.get(sample.case.as_str())?;
+            let reading = sample.counters.clone().unwrap_or_default();
+            Some(CounterRow { case, sample, reading })
+        })
+        .collect();
+    csv(&counter_columns(), &rows)
 }
 
 const SPEEDUP: &[Column<Speedup>] = &[
@@ -150,6 +302,15 @@ pub(super) fn speedup_csv(summary: &Summary) -> Result<Vec<u8>> {
     csv(SPEEDUP, &summary.speedups)
 }
 
+/// Tokens that a window computed: the prompt, or the decode steps.
+fn work_tokens(sample: &Sample) -> Option<usize> {
+    match &sample.work {
+        Work::Load { .. } => None,
+        Work::Prefill { prompt, .. } => Some(prompt.len()),
+        Work::Decode { latencies_ns, .. } => Some(latencies_ns.len()),
+    }
+}
+
 /// One sample beside what its round says about it.
 struct SampleRow<'a> {
     case: &'a Case,
@@ -157,6 +318,7 @@ struct SampleRow<'a> {
     energy: Figure<f64>,
     bandwidth: Option<f64>,
     roofline_percent: Figure<f64>,
+    state: Option<SampleState>,
 }
 
 impl SampleRow<'_> {
@@ -165,15 +327,6 @@ impl SampleRow<'_> {
             Work::Load { .. } => None,
             Work::Prefill { prompt, .. } => Some(prompt),
             Work::Decode { tokens, .. } => Some(tokens),
-        }
-    }
-
-    /// Tokens that the window computed: the prompt, or the decode steps.
-    fn work_tokens(&self) -> Option<usize> {
-        match &self.sample.work {
-            Work::Load { .. } => None,
-            Work::Prefill { prompt, .. } => Some(prompt.len()),
-            Work::Decode { latencies_ns, .. } => Some(latencies_ns.len()),
         }
     }
 
@@ -186,7 +339,7 @@ impl SampleRow<'_> {
 
     fn load_bytes(&self) -> Option<(Bytes, Bytes)> {
         match self.sample.work {
-            Work::Load { file_bytes, weight_bytes } => Some((file_bytes, weight_bytes)),
+            Work::Load { file_bytes, weight_bytes, .. } => Some((file_bytes, weight_bytes)),
             Work::Prefill { .. } | Work::Decode { .. } => None,
         }
     }
@@ -196,6 +349,11 @@ impl SampleRow<'_> {
             Work::Prefill { cost, .. } => cost.as_ref(),
             Work::Load { .. } | Work::Decode { .. } => None,
         }
+    }
+
+    /// A figure of the host's state.
+    fn host(&self, figure: impl Fn(&HostState) -> Option<f64>) -> String {
+        number(self.sample.state.as_deref().and_then(figure))
     }
 
     fn memory(&self, part: impl Fn(&MemoryReading) -> Bytes) -> String {
@@ -221,8 +379,8 @@ fn sample_columns<'a>() -> Vec<Column<SampleRow<'a>>> {
         ("ended_unix_ms", |s| s.sample.ended_unix_ms.to_string()),
         ("wall_ns", |s| s.sample.wall_ns.to_string()),
         ("cpu_ns", |s| s.sample.cpu_ns.to_string()),
-        ("work_tokens", |s| integer(s.work_tokens())),
-        ("tok_s", |s| number(s.work_tokens().and_then(|n| per_second(n, s.sample.wall_ns)))),
+        ("work_tokens", |s| integer(work_tokens(s.sample))),
+        ("tok_s", |s| number(work_tokens(s.sample).and_then(|n| per_second(n, s.sample.wall_ns)))),
         ("energy_j", |s| number(s.energy.value().copied())),
         ("energy_provenance", |s| s.energy.provenance()),
         ("energy_domains", |s| {
@@ -259,6 +417,17 @@ fn sample_columns<'a>() -> Vec<Column<SampleRow<'a>>> {
         ("int8_macs", |s| integer(s.cost().map(|c| c.int8_macs))),
         ("f32_macs", |s| integer(s.cost().map(|c| c.f32_macs))),
         ("prefill_read_bytes", |s| integer(s.cost().map(|c| c.read_bytes.0))),
+        ("state", |s| integer(s.state.as_ref())),
+        ("frequency_mean_mhz", |s| s.host(|h| h.frequency.value().map(|f| f.mean_mhz))),
+        ("frequency_min_mhz", |s| s.host(|h| h.frequency.value().map(|f| f.min_mhz))),
+        ("frequency_provenance", |s| integer(s.sample.state.as_ref().map(|h| h.frequency.provenance()))),
+        ("temperature_max_c", |s| s.host(|h| h.temperature_max_c.value().copied())),
+        ("throttle_events", |s| s.host(|h| h.throttle_events.value().map(|&n| n as f64))),
+        ("steal_share", |s| s.host(|h| h.steal_share.value().copied())),
+        ("other_load_cpus", |s| s.host(|h| h.other_load_cpus.value().copied())),
+        ("memory_pressure_share", |s| s.host(|h| h.memory_pressure_share.value().copied())),
+        ("swap_read_bytes", |s| s.host(|h| h.swap.value().map(|w| w.read.0 as f64))),
+        ("swap_written_bytes", |s| s.host(|h| h.swap.value().map(|w| w.written.0 as f64))),
     ]
 }
 
@@ -267,6 +436,7 @@ pub(super) fn samples_csv(records: &[Record]) -> Result<Vec<u8>> {
     let header = stats::header(records)?;
     let cases: HashMap<&str, &Case> = header.cases.iter().map(|c| (c.id.as_str(), c)).collect();
     let bandwidths = Bandwidths::new(records);
+    let states = StateJudge::new(&header.cases, records);
     let rows: Vec<SampleRow> = records
         .iter()
         .filter_map(|record| {
@@ -282,7 +452,8 @@ pub(super) fn samples_csv(records: &[Record]) -> Result<Vec<u8>> {
                     (None, Figure::unavailable("only decode has a roofline"))
                 }
             };
-            Some(SampleRow { case, sample, energy: package_energy(sample), bandwidth, roofline_percent })
+            let (energy, state) = (package_energy(sample), states.of(sample));
+            Some(SampleRow { case, sample, energy, bandwidth, roofline_percent, state })
         })
         .collect();
     csv(&sample_columns(), &rows)
@@ -394,6 +565,10 @@ pub(super) fn speedup_markdown(summary: &Summary) -> String {
          relative to the baseline.\n",
         cell(&summary.suite)
     );
+    let states = host_states(summary);
+    if !states.is_empty() {
+        let _ = write!(out, "\n{}\n", cell(&states));
+    }
     for baseline in BASELINES {
         let rows: Vec<&Speedup> = summary.speedups.iter().filter(|s| s.baseline == baseline).collect();
         if rows.is_empty() {

@@ -138,7 +138,11 @@ pub fn terminal_summary(summary: &Summary, width: usize) -> String {
         }),
         column("J/token", true, 2, rows, |r| match &r.energy_j_per_token {
             Figure::Measured { value, .. } => short(*value),
-            Figure::Simulated { value, .. } => format!("~{}", short(*value)),
+            Figure::Simulated { value, .. }
+            | Figure::Modelled { value, .. }
+            | Figure::Assumed { value, .. } => {
+                format!("~{}", short(*value))
+            }
             Figure::Unavailable { .. } => String::new(),
         }),
     ]);
@@ -254,6 +258,7 @@ pub fn verdict(summary: &Summary) -> String {
         tally("wrong", |s| matches!(s, Status::Wrong(_))),
         tally("failed", |s| matches!(s, Status::Failed(_))),
         tally("skipped", |s| matches!(s, Status::Skipped(_))),
+        tally("over the memory limit", |s| matches!(s, Status::OverLimit(_))),
         tally("incomplete", |s| matches!(s, Status::Incomplete { .. })),
     ]
     .into_iter()
@@ -264,6 +269,31 @@ pub fn verdict(summary: &Summary) -> String {
         return sentence;
     }
     format!("{sentence} Of {}: {}.", count(summary.rows.len() as u64, "case"), others.join(", "))
+}
+
+/// One or two sentences: how many samples were taken while the host was in a bad state, and why. Nothing
+/// if all were in a good one, or the journal does not tell.
+pub fn host_states(summary: &Summary) -> String {
+    let states = &summary.states;
+    let all = count(states.observed as u64, "sample");
+    let mut sentences = Vec::new();
+    if states.bad > 0 {
+        let reasons: Vec<String> = states.reasons.iter().map(|(bad, n)| format!("{n} while {bad}")).collect();
+        let verb = if states.bad == 1 { "was" } else { "were" };
+        sentences.push(format!(
+            "{} of {all} {verb} taken in a bad state of the host ({}); they stay in the figures.",
+            states.bad,
+            reasons.join(", ")
+        ));
+    }
+    if let Some(why) = &states.why_unknown {
+        sentences.push(format!(
+            "Of {} of {all} the load of others is not known: {}.",
+            states.unknown,
+            on_one_line(why)
+        ));
+    }
+    sentences.join(" ")
 }
 
 fn win(summary: &Summary, row: &Row) -> String {

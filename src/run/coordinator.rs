@@ -10,13 +10,14 @@ use bitjoule_kernels::{Isa, Kernel};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::backend::check;
+use crate::backend::limit::MemoryCap;
 use crate::backend::protocol::{Event, Job, Reference};
 use crate::engine::allowed_cpus;
 use crate::error::{Error, Result};
 use crate::journal::file::{self, Journal};
 use crate::journal::{
-    BandwidthSample, Case, Check, Failure, FailureKind, PeakSample, Phase, Record, RunHeader, SCHEMA, Sample,
-    Session,
+    BandwidthSample, Case, Check, Failure, FailureKind, ModelFileId, PeakSample, Phase, Record, RunHeader,
+    SCHEMA, Sample, Session,
 };
 use crate::probe::clock::unix_ms;
 use crate::probe::host::{Build, Host};
@@ -45,6 +46,8 @@ pub struct RunOptions {
     pub out: Option<PathBuf>,
     /// Whether to note where the time of prefill and decode goes.
     pub profile: bool,
+    /// Whether to keep packed weights beside the model files, and read them in later visits.
+    pub keep_packed: bool,
     /// Root of a simulated machine, whose energy sources are read in the place of this one's.
     pub energy_root: Option<PathBuf>,
 }
@@ -96,6 +99,12 @@ pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
         rounds: suite.rounds,
         llc_bytes: host.llc_bytes(),
         profile: options.profile,
+        memory_limit: suite.memory_limit,
+        keep_packed: options.keep_packed,
+        models: models
+            .iter()
+            .map(|m| ModelFileId { model: m.label.clone(), blake3: m.blake3.clone() })
+            .collect(),
         cases,
     };
     let journal = found(&dir, &suite_toml, &host, &header).inspect_err(|_| {
@@ -154,6 +163,16 @@ pub fn resume(dir: &Path, energy_root: Option<PathBuf>) -> Result<Outcome> {
         );
     }
     let models = plan::models(&suite, &plan::cache_dir(), |what| eprintln!("{what}"))?;
+    for model in &models {
+        let was = header.models.iter().find(|m| m.model == model.label);
+        if was.is_some_and(|was| was.blake3 != model.blake3) {
+            return Err(Error::input(format!(
+                "the file of model '{}' is not the one that this run began with (BLAKE3 {} now); put that file \
+                 back, or start a new run",
+                model.label, model.blake3
+            )));
+        }
+    }
     Run::new(dir.to_owned(), suite, header, models, energy_root, journal, contents.records[1..].to_vec())
         .session(true)
 }
@@ -453,16 +472,35 @@ impl Run {
                     _ if self.checked.contains(&case.id) || self.unchecked(&case, round) => None,
                     _ => Some(reference(&self.dir, &case)),
                 };
+                let (cap, group) = match self.header.memory_limit {
+                    None => (None, None),
+                    Some(limit) => {
+                        let name = format!("bitjoule-{}-{visit}", std::process::id());
+                        let (cap, group) = MemoryCap::prepare(Path::new("/"), &name, limit);
+                        (Some(cap), group)
+                    }
+                };
                 let job = Job::Visit {
                     phases: self.missing(&case, round),
                     case: case.clone(),
                     model: model.file.clone(),
                     seed: self.header.seed,
                     check,
+                    kept: self.header.keep_packed.then(|| model.blake3.clone()),
                     profile: self.header.profile,
                     energy_root: self.energy_root.clone(),
+                    cap: cap.clone(),
                 };
-                worker::run(&job, timeout, stop, |event| self.append(record(&case, round, visit, event)?))
+                let ended = worker::run(&job, timeout, stop, |event| {
+                    self.append(record(&case, round, visit, event)?)
+                })?;
+                Ok(match (ended, cap) {
+                    (Ended::Failed(kind, reason), Some(cap)) => {
+                        let (kind, reason) = cap.judge(group.as_ref(), kind, reason);
+                        Ended::Failed(kind, reason)
+                    }
+                    (ended, _) => ended,
+                })
             }
         }
     }
@@ -528,20 +566,34 @@ fn reference(dir: &Path, case: &Case) -> Reference {
 fn record(case: &Case, round: u32, visit: u32, event: Event) -> Result<Record> {
     let case = case.id.clone();
     Ok(match event {
-        Event::Sample { ended_unix_ms, wall_ns, cpu_ns, energy, memory, profile, work } => {
-            Record::Sample(Sample {
-                case,
-                round,
-                visit,
-                ended_unix_ms,
-                wall_ns,
-                cpu_ns,
-                energy,
-                memory,
-                profile,
-                work,
-            })
-        }
+        Event::Sample {
+            ended_unix_ms,
+            wall_ns,
+            cpu_ns,
+            energy,
+            memory,
+            pss,
+            state,
+            faults,
+            counters,
+            profile,
+            work,
+        } => Record::Sample(Sample {
+            case,
+            round,
+            visit,
+            ended_unix_ms,
+            wall_ns,
+            cpu_ns,
+            energy,
+            memory,
+            pss: Some(pss),
+            faults: Some(faults),
+            counters: Some(counters),
+            state,
+            profile,
+            work,
+        }),
         Event::Checked { reference, relative_difference, tolerance, positions, argmax_agreeing } => {
             Record::Check(Check {
                 case,

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::journal::{Case, PEAK_SCHEMA};
 use crate::model::{
-    BUILTIN_GGUF, BUILTIN_NAME, Config, EmbeddingType, Geometry, SYNTH_SEED, WeightType, synth,
+    BUILTIN_GGUF, BUILTIN_NAME, Config, EmbeddingType, Geometry, SYNTH_SEED, WeightType, file_hash, synth,
 };
 use crate::suite::{ModelSource, Suite};
 
@@ -90,6 +90,8 @@ pub(super) struct PlannedModel {
     pub(super) label: String,
     /// Where workers find it.
     pub(super) file: ModelFile,
+    /// BLAKE3 of the file, hexadecimal.
+    pub(super) blake3: String,
     /// Weights that a decode step multiplies: linear layers, output projection.
     pub(super) linear_weights: u64,
     /// Weights of the output projection.
@@ -135,7 +137,17 @@ pub(super) fn models(
             let kv = (config.kv_heads * config.head_dim) as u64;
             let linear_weights =
                 config.layers as u64 * (2 * hidden * heads + 2 * hidden * kv + 3 * hidden * ffn);
-            Ok(PlannedModel { label, file, linear_weights, head_weights: config.vocab as u64 * hidden })
+            let blake3 = match &file {
+                ModelFile::Builtin => blake3::hash(BUILTIN_GGUF).to_string(),
+                ModelFile::Path(path) => file_hash(path)?,
+            };
+            Ok(PlannedModel {
+                label,
+                file,
+                blake3,
+                linear_weights,
+                head_weights: config.vocab as u64 * hidden,
+            })
         })
         .collect()
 }

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::backend::limit::{Enforcement, MemoryCap};
 use crate::backend::native;
 use crate::backend::protocol::{Event, Job};
 use crate::error::{Error, Result};
@@ -52,6 +53,11 @@ pub fn run(
         .map_err(|e| Error::environment(format!("cannot find bitjoule's own executable: {e}")))?;
     let mut command = Command::new(&exe);
     command.arg(SUBCOMMAND).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // The C library reserves 64 MiB of address space for the heap of each thread; a limit of address space
+    // would be one of those reserves.
+    if let Job::Visit { cap: Some(MemoryCap { enforcement: Enforcement::AddressSpace(_), .. }), .. } = job {
+        command.env("MALLOC_ARENA_MAX", "1");
+    }
     // Ctrl-C on a terminal is for the coordinator, which ends its worker: a worker that died of it first
     // would be a failure on record.
     #[cfg(unix)]

@@ -2,19 +2,26 @@
 //!
 //! METHODOLOGY.md defines every figure; the definitions here are the same ones.
 
+pub mod arithmetic;
+mod memory;
 mod profile;
 mod rounds;
 mod speedup;
 mod spread;
+pub mod state;
 
 use std::collections::HashMap;
 use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::figure::Figure;
-use crate::journal::{Case, Check, Failure, FailureKind, Phase, Record, RunHeader, SCHEMA, Sample, Work};
+use crate::journal::{
+    Case, Check, Failure, FailureKind, KeptWeights, MemoryReading, Phase, Record, RunHeader, SCHEMA, Sample,
+    Work,
+};
 use crate::units::Bytes;
 
+pub use memory::{MemoryUse, PhaseFaults};
 pub use profile::Breakdown;
 pub(crate) use profile::{ms_per_token, spans};
 pub use rounds::{Bandwidths, package_energy};
@@ -23,6 +30,7 @@ pub(crate) use rounds::{highest, roofline_tok_s};
 pub(crate) use rounds::{percent_of, phase_name};
 pub use speedup::{BASELINES, Speedup};
 pub use spread::{Spread, ms, per_second, percentile};
+use state::StateCounts;
 
 /// Everything that follows from a journal.
 #[derive(Debug, Clone)]
@@ -35,6 +43,8 @@ pub struct Summary {
     pub rows: Vec<Row>,
     /// Every case against every baseline kernel of its model, threads and workload.
     pub speedups: Vec<Speedup>,
+    /// The host while the samples were taken.
+    pub states: StateCounts,
 }
 
 /// The figures of one case. Medians are over its complete rounds; a wrong case has no figures.
@@ -50,6 +60,8 @@ pub struct Row {
     pub check: Option<Check>,
     /// Median wall time of the load window, milliseconds.
     pub load_ms: Option<f64>,
+    /// The same where packed weights were read as an earlier load had kept them.
+    pub load_kept_ms: Option<f64>,
     /// Prompt tokens per second of the prefill window.
     pub prefill_tok_s: Option<Spread>,
     /// Decode steps per second of the decode window.
@@ -65,6 +77,8 @@ pub struct Row {
     pub latency: Option<Latency>,
     /// Resident memory of the worker.
     pub memory: Figure<Memory>,
+    /// Where its bytes are.
+    pub memory_use: MemoryUse,
     /// Median CPU time of the decode window ÷ decode steps, seconds.
     pub decode_cpu_s_per_token: Option<f64>,
     /// Median CPU time ÷ wall time of the decode window: the number of cores kept busy.
@@ -120,6 +134,8 @@ pub enum Status {
     Failed(String),
     /// Not started, because this machine or this model cannot.
     Skipped(String),
+    /// Needs more than the suite's memory limit, as running it has shown.
+    OverLimit(String),
     /// The logits are not those of the reference: its speed means nothing.
     Wrong(String),
 }
@@ -134,6 +150,7 @@ impl fmt::Display for Status {
             }
             Status::Failed(why) => write!(f, "failed: {why}"),
             Status::Skipped(why) => write!(f, "skipped: {why}"),
+            Status::OverLimit(why) => write!(f, "over limit: {why}"),
             Status::Wrong(why) => write!(f, "wrong: {why}"),
         }
     }
@@ -239,11 +256,12 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
         .map(|(case, rounds)| {
             let check = checks.get(case.id.as_str()).copied();
             let failures = failures.get(case.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-            row(case, rounds, status(header.rounds, rounds, check, failures), check)
+            row(header, case, rounds, status(header.rounds, rounds, check, failures), check)
         })
         .collect();
     let speedups = speedup::speedups(&rows, &figures);
-    Ok(Summary { suite: header.suite.clone(), rounds: header.rounds, rows, speedups })
+    let states = StateCounts::of(&header.cases, records);
+    Ok(Summary { suite: header.suite.clone(), rounds: header.rounds, rows, speedups, states })
 }
 
 fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Failure]) -> Status {
@@ -260,12 +278,13 @@ fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Fa
     // A failure that a later visit of the same round made good is history, not a result.
     let last = failures.iter().rev().find(|f| rounds.iter().all(|r| r.round != f.round));
     let described = last.map(|f| match f.kind {
-        FailureKind::Skipped | FailureKind::Error => f.reason.clone(),
+        FailureKind::Skipped | FailureKind::Error | FailureKind::MemoryLimit => f.reason.clone(),
         FailureKind::Crashed => format!("crashed: {}", f.reason),
         FailureKind::TimedOut => format!("timed out: {}", f.reason),
     });
     match (complete, last, described) {
         (0, Some(f), Some(text)) if f.kind == FailureKind::Skipped => Status::Skipped(text),
+        (0, Some(f), Some(text)) if f.kind == FailureKind::MemoryLimit => Status::OverLimit(text),
         (0, _, Some(text)) => Status::Failed(text),
         (_, Some(f), Some(text)) => {
             Status::Incomplete { complete, planned, why: Some(format!("round {}: {text}", f.round)) }
@@ -274,7 +293,7 @@ fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Fa
     }
 }
 
-fn row(case: &Case, complete: &[Round], status: Status, check: Option<&Check>) -> Row {
+fn row(header: &RunHeader, case: &Case, complete: &[Round], status: Status, check: Option<&Check>) -> Row {
     // A fast wrong kernel has no speed: what it measured stays among the samples only.
     let (rounds, absent) = match status {
         Status::Wrong(_) => (&[][..], "the check of the logits failed"),
@@ -301,7 +320,8 @@ fn row(case: &Case, complete: &[Round], status: Status, check: Option<&Check>) -
         rounds: complete.len() as u32,
         status,
         check: check.cloned(),
-        load_ms: median(&mut rounds.iter().map(|r| ms(r.load.wall_ns))),
+        load_ms: median(&mut rounds.iter().filter(|r| !was_read(r.load)).map(|r| ms(r.load.wall_ns))),
+        load_kept_ms: median(&mut rounds.iter().filter(|r| was_read(r.load)).map(|r| ms(r.load.wall_ns))),
         prefill_tok_s: Spread::of(rounds.iter().filter_map(|r| r.prefill_tok_s)),
         decode_tok_s: Spread::of(rounds.iter().filter_map(|r| r.decode_tok_s)),
         decode_roofline_percent: over_rounds(rounds, absent, |r| &r.roofline_percent).map(|s| s.median),
@@ -309,6 +329,7 @@ fn row(case: &Case, complete: &[Round], status: Status, check: Option<&Check>) -
         ttft_ms: median(&mut rounds.iter().map(|r| ms(r.prefill.wall_ns)).filter(|&t| t > 0.0)),
         latency: Latency::of(latencies.copied().collect()),
         memory: memory(rounds, absent),
+        memory_use: memory::memory_use(header, rounds, absent),
         decode_cpu_s_per_token: median(
             &mut rounds.iter().filter(|r| r.steps > 0).map(|r| r.decode.cpu_ns as f64 / 1e9 / r.steps as f64),
         ),
@@ -341,41 +362,23 @@ fn row(case: &Case, complete: &[Round], status: Status, check: Option<&Check>) -
 }
 
 fn memory(rounds: &[Round], absent: &str) -> Figure<Memory> {
-    let mut by = None;
-    let mut why = None;
-    let (mut anon, mut file) = (Vec::new(), Vec::new());
-    let mut largest =
-        Memory { peak: Bytes(0), anon: Bytes(0), file: Bytes(0), peak_anon: Bytes(0), peak_file: Bytes(0) };
-    for round in rounds {
-        for sample in [round.load, round.prefill, round.decode] {
-            let reading = match &sample.memory {
-                Figure::Measured { value, .. } | Figure::Simulated { value, .. } => value,
-                Figure::Unavailable { why: reason } => {
-                    why.get_or_insert_with(|| reason.clone());
-                    continue;
-                }
-            };
-            // One simulated reading makes the whole figure a simulated one.
-            if by.is_none() || matches!(sample.memory, Figure::Simulated { .. }) {
-                by = Some(sample.memory.clone().map(|_| ()));
-            }
-            largest.peak = largest.peak.max(reading.peak_rss);
-            largest.peak_anon = largest.peak_anon.max(reading.anon);
-            largest.peak_file = largest.peak_file.max(reading.file);
-            if std::ptr::eq(sample, round.decode) {
-                anon.push(reading.anon.0 as f64);
-                file.push(reading.file.0 as f64);
-            }
-        }
-    }
-    match (by, Spread::of(anon), Spread::of(file)) {
-        (Some(by), Some(anon), Some(file)) => by.map(|()| Memory {
-            anon: Bytes(anon.median.round() as u64),
-            file: Bytes(file.median.round() as u64),
-            ..largest
-        }),
-        _ => Figure::unavailable(why.unwrap_or_else(|| absent.to_owned())),
-    }
+    let samples = || rounds.iter().flat_map(|r| [r.load, r.prefill, r.decode]);
+    let readings = || samples().filter_map(|s| s.memory.value());
+    let most = |f: fn(&MemoryReading) -> Bytes| readings().map(f).max();
+    let steady = |f: fn(&MemoryReading) -> Bytes| {
+        let at_the_end = rounds.iter().filter_map(|r| r.decode.memory.value());
+        Spread::of(at_the_end.map(|m| f(m).0 as f64)).map(|s| Bytes(s.median.round() as u64))
+    };
+    let memory = || {
+        Some(Memory {
+            peak: most(|m| m.peak_rss)?,
+            anon: steady(|m| m.anon)?,
+            file: steady(|m| m.file)?,
+            peak_anon: most(|m| m.anon)?,
+            peak_file: most(|m| m.file)?,
+        })
+    };
+    Figure::derived(memory(), samples().map(|s| &s.memory), absent)
 }
 
 /// Summarises a figure over the rounds that have it; the provenance says if some lack it, and one
@@ -385,28 +388,21 @@ fn over_rounds<'a>(
     absent: &str,
     figure: impl Fn(&'a Round<'a>) -> &'a Figure<f64>,
 ) -> Figure<Spread> {
-    let figures: Vec<&Figure<f64>> = rounds.iter().map(figure).collect();
-    let Some(spread) = Spread::of(figures.iter().filter_map(|f| f.value().copied())) else {
-        let why = figures.iter().find_map(|f| match f {
-            Figure::Unavailable { why } => Some(why.as_str()),
-            Figure::Measured { .. } | Figure::Simulated { .. } => None,
-        });
-        return Figure::unavailable(why.unwrap_or(absent));
-    };
-    let part = |by: &str| match spread.rounds == figures.len() {
+    over_figures(rounds.iter().map(figure), absent)
+}
+
+/// As [`over_rounds`], of a figure of each round.
+fn over_figures<'a>(figures: impl Iterator<Item = &'a Figure<f64>>, absent: &str) -> Figure<Spread> {
+    let figures: Vec<&Figure<f64>> = figures.collect();
+    let spread = Spread::of(figures.iter().filter_map(|f| f.value().copied()));
+    let (of, rounds) = (spread.map_or(0, |s| s.rounds), figures.len());
+    Figure::derived(spread, figures, absent).described(|by| match of == rounds {
         true => by.to_owned(),
-        false => format!("{by} ({} of {} rounds)", spread.rounds, figures.len()),
-    };
-    let simulated = figures.iter().find_map(|f| match f {
-        Figure::Simulated { by, .. } => Some(by),
-        Figure::Measured { .. } | Figure::Unavailable { .. } => None,
-    });
-    let measured = figures.iter().find_map(|f| match f {
-        Figure::Measured { by, .. } => Some(by),
-        Figure::Simulated { .. } | Figure::Unavailable { .. } => None,
-    });
-    match (simulated, measured) {
-        (Some(by), _) => Figure::Simulated { value: spread, by: part(by) },
-        (None, by) => Figure::Measured { value: spread, by: part(by.map_or("", String::as_str)) },
-    }
+        false => format!("{by} ({of} of {rounds} rounds)"),
+    })
+}
+
+/// Whether a load found its weights packed.
+fn was_read(load: &Sample) -> bool {
+    matches!(load.work, Work::Load { kept: Some(KeptWeights::Read), .. })
 }

@@ -133,7 +133,7 @@ impl<'a> Round<'a> {
             Work::Load { .. } | Work::Prefill { .. } => (0, Bytes(0), &[][..]),
         };
         let (prompt, cost) = match &prefill.work {
-            Work::Prefill { prompt, cost } => (prompt.len(), cost.as_ref()),
+            Work::Prefill { prompt, cost, .. } => (prompt.len(), cost.as_ref()),
             Work::Load { .. } | Work::Decode { .. } => (0, None),
         };
         let peak = peaks.of(round, &case.isa, case.threads);

@@ -108,30 +108,12 @@ fn pair(row: &Row, rounds: &[Round], baseline: &'static str, base: &Row, base_ro
     }
 }
 
-/// The ratio of energy per token; simulated if either side is, in any round.
+/// The ratio of energy per token; as weakly known as either side in any round.
 fn energy_ratio(common: &[(&Round, &Round)]) -> Figure<Spread> {
-    let figures = || common.iter().flat_map(|(a, b)| [&a.energy_j_per_token, &b.energy_j_per_token]);
+    let figures = common.iter().flat_map(|(a, b)| [&a.energy_j_per_token, &b.energy_j_per_token]);
     let ratios = common.iter().filter_map(|(a, b)| {
         let ratio = a.energy_j_per_token.value()? / b.energy_j_per_token.value()?;
         ratio.is_finite().then_some(ratio)
     });
-    let Some(value) = Spread::of(ratios) else {
-        let why = figures().find_map(|f| match f {
-            Figure::Unavailable { why } => Some(why.as_str()),
-            Figure::Measured { .. } | Figure::Simulated { .. } => None,
-        });
-        return Figure::unavailable(why.unwrap_or("no round in common"));
-    };
-    let simulated = figures().find_map(|f| match f {
-        Figure::Simulated { by, .. } => Some(by.clone()),
-        Figure::Measured { .. } | Figure::Unavailable { .. } => None,
-    });
-    let measured = figures().find_map(|f| match f {
-        Figure::Measured { by, .. } => Some(by.clone()),
-        Figure::Simulated { .. } | Figure::Unavailable { .. } => None,
-    });
-    match simulated {
-        Some(by) => Figure::Simulated { value, by },
-        None => Figure::Measured { value, by: measured.unwrap_or_default() },
-    }
+    Figure::derived(Spread::of(ratios), figures, "no round in common")
 }

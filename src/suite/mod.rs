@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::units::Bytes;
 use crate::{Error, Result};
 
 pub use parse::{BUILTINS, EMBEDDINGS, ISAS, KERNELS, KV_TYPES, synth_sizes};
@@ -38,6 +39,9 @@ pub struct Suite {
     pub kv: String,
     /// Seconds after which a visit of one case is killed.
     pub timeout_s: u32,
+    /// Memory that the worker of a case may use; none: whatever the machine has.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "exact_bytes")]
+    pub memory_limit: Option<Bytes>,
     /// Kernels of the models that do not name their own, each one of [`KERNELS`].
     pub kernels: Vec<String>,
     /// Instruction sets, each one of [`ISAS`].
@@ -48,6 +52,28 @@ pub struct Suite {
     pub models: Vec<Model>,
     /// Workloads.
     pub workloads: Vec<Workload>,
+}
+
+/// `512 MiB`, as suites have it.
+mod exact_bytes {
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    use crate::units::Bytes;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
+        match bytes {
+            Some(bytes) => serializer.serialize_str(&bytes.exact()),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Bytes::parse(&text)
+            .map(Some)
+            .ok_or_else(|| D::Error::custom("expected an amount such as \"512 MiB\""))
+    }
 }
 
 /// A number of worker threads.

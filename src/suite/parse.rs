@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{Model, ModelSource, Suite, Threads, Workload};
+use crate::units::Bytes;
 use crate::{Error, Result};
 
 /// Kernel names.
@@ -37,6 +38,7 @@ pub fn synth_sizes() -> impl Iterator<Item = &'static str> {
 const ROUNDS: RangeInclusive<u64> = 1..=10_000;
 const SEED: RangeInclusive<u64> = 0..=i64::MAX as u64;
 const TIMEOUT_S: RangeInclusive<u64> = 1..=86_400;
+const MEMORY_LIMIT: RangeInclusive<Bytes> = Bytes(1 << 20)..=Bytes(1 << 50);
 const THREADS: RangeInclusive<u64> = 1..=1_024;
 const N_PROMPT: RangeInclusive<u64> = 1..=131_072;
 const N_GEN: RangeInclusive<u64> = 2..=131_072;
@@ -51,6 +53,7 @@ const SUITE_KEYS: &[&str] = &[
     "seed",
     "kv",
     "timeout_s",
+    "memory_limit",
     "kernels",
     "isas",
     "threads",
@@ -88,6 +91,7 @@ pub(super) fn parse(text: &str, origin: &str, base: &Path) -> Result<Suite> {
             None => "f16".to_owned(),
         },
         timeout_s: root.integer_or("timeout_s", TIMEOUT_S, 600)? as u32,
+        memory_limit: root.get("memory_limit").map(|value| root.memory_limit(value)).transpose()?,
         kernels: root.names(root.required("kernels")?, "kernels", "kernel", KERNELS)?,
         isas: match root.get("isas") {
             Some(value) => root.names(value, "isas", "instruction set", ISAS)?,
@@ -297,6 +301,19 @@ impl<'a, 'i> Table<'a, 'i> {
 
     fn integer_or(&self, key: &str, range: RangeInclusive<u64>, default: u64) -> Result<u64> {
         self.get(key).map_or(Ok(default), |value| self.integer(value, key, range))
+    }
+
+    fn memory_limit(&self, value: &Value<'_>) -> Result<Bytes> {
+        let limit = value.get_ref().as_str().and_then(Bytes::parse);
+        limit.filter(|limit| MEMORY_LIMIT.contains(limit)).ok_or_else(|| {
+            let wanted = format!(
+                "a string of a whole number and a unit (kB, KiB, MB, MiB, GB, GiB, TiB), from {} to {}, such as \
+                 \"512 MiB\"",
+                MEMORY_LIMIT.start().exact(),
+                MEMORY_LIMIT.end().exact()
+            );
+            self.wrong(value, "memory_limit", &wanted)
+        })
     }
 
     /// A name fit for a part of a path and of a case's id.

@@ -1,11 +1,12 @@
 //! Journals made up in code, for the tests of what derives from a journal.
 
-use bitjoule::engine::Span;
+use bitjoule::engine::{MemoryParts, Span};
 use bitjoule::figure::Figure;
 use bitjoule::journal::{
-    BandwidthSample, Case, Check, DomainEnergy, Failure, FailureKind, MemoryReading, PeakSample, PrefillCost,
-    Record, RunHeader, SCHEMA, Sample, Work,
+    BandwidthSample, Case, Check, CounterReading, DomainEnergy, Failure, FailureKind, Faults, MemoryLimit,
+    MemoryReading, PeakSample, PrefillCost, Record, RunHeader, SCHEMA, Sample, Work,
 };
+use bitjoule::probe::state::HostState;
 use bitjoule::units::{Bytes, BytesPerS, Joules, MacPerS};
 
 /// A journal under construction.
@@ -29,6 +30,12 @@ pub(crate) struct Visit {
     pub(crate) cost: Option<PrefillCost>,
     pub(crate) energy: Figure<Vec<DomainEnergy>>,
     pub(crate) memory: Figure<MemoryReading>,
+    pub(crate) predicted: Option<MemoryParts>,
+    pub(crate) limit: Option<MemoryLimit>,
+    pub(crate) pss: Option<Figure<Bytes>>,
+    pub(crate) faults: Option<Figure<Faults>>,
+    pub(crate) counters: Option<CounterReading>,
+    pub(crate) state: Option<Box<HostState>>,
     /// Of prefill and of decode.
     pub(crate) profile: Option<Vec<Span>>,
 }
@@ -54,9 +61,16 @@ impl Default for Visit {
                     anon: Bytes(270_000_000),
                     file: Bytes(12_000_000),
                     shmem: Bytes(0),
+                    swapped: None,
                 },
                 "procfs",
             ),
+            predicted: None,
+            limit: None,
+            pss: None,
+            faults: None,
+            counters: None,
+            state: None,
             profile: None,
         }
     }
@@ -98,6 +112,9 @@ impl Journal {
             rounds,
             llc_bytes: Some(Bytes(32_000_000)),
             profile: false,
+            memory_limit: None,
+            keep_packed: false,
+            models: Vec::new(),
             cases,
         };
         Journal { records: vec![Record::Run(header)], visit: 0 }
@@ -119,8 +136,20 @@ impl Journal {
         let window: u64 = visit.latencies_ns.iter().sum();
         let n = visit.latencies_ns.len() as u32 + 1;
         let works = [
-            (visit.load_ns, Work::Load { file_bytes: Bytes(100), weight_bytes: Bytes(200) }),
-            (visit.prefill_ns, Work::Prefill { prompt: (0..case.n_prompt).collect(), cost: visit.cost }),
+            (
+                visit.load_ns,
+                Work::Load {
+                    file_bytes: Bytes(100),
+                    weight_bytes: Bytes(200),
+                    predicted: visit.predicted,
+                    limit: visit.limit.clone(),
+                    kept: None,
+                },
+            ),
+            (
+                visit.prefill_ns,
+                Work::Prefill { prompt: (0..case.n_prompt).collect(), cost: visit.cost, macs: None },
+            ),
             (
                 window,
                 Work::Decode {
@@ -128,6 +157,7 @@ impl Journal {
                     latencies_ns: visit.latencies_ns.clone(),
                     bytes_per_token: Bytes(visit.bytes_per_token),
                     stream: visit.stream.iter().map(|rate| BytesPerS(*rate)).collect(),
+                    macs: None,
                 },
             ),
         ];
@@ -141,6 +171,10 @@ impl Journal {
                 cpu_ns: visit.cpu_ns,
                 energy: visit.energy.clone(),
                 memory: visit.memory.clone(),
+                pss: visit.pss.clone(),
+                faults: visit.faults.clone(),
+                counters: visit.counters.clone(),
+                state: visit.state.clone(),
                 profile: visit.profile.clone().filter(|_| !matches!(work, Work::Load { .. })),
                 work,
             }));

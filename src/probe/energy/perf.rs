@@ -1,12 +1,12 @@
 //! Energy from the kernel's perf PMU `power`, which sums RAPL counters to 64 bits.
 //!
 //! Each event has its number, scale and unit in sysfs, and is opened once for each package, on the CPU
-//! that `cpumask` names (arch/x86/events/rapl.c of Linux). The crate `perf-event` opens only the events
-//! that it lists, and no PMU of sysfs, so this is one call of what lies beneath it, `perf-event-open-sys`.
+//! that `cpumask` names (arch/x86/events/rapl.c of Linux).
 //!
 //! A counter of the kernel has no file. In a simulated tree each is a file with its number,
 //! `/perf_event/TYPE/CONFIG/CPU`.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::source::{
     shown, virtual_machine,
 };
 use super::topology::{place, places, socket};
+use crate::probe::perf::{self, Event, Scope};
 use crate::units::Joules;
 
 const DEVICES: &str = "/sys/bus/event_source/devices";
@@ -31,13 +32,6 @@ const EVENTS: [(&str, DomainKind, &str); 5] = [
 struct Perf {
     domains: Vec<Domain>,
     counters: Vec<Counter>,
-}
-
-/// An event, as perf_event_open(2) wants it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Event {
-    kind: u32,
-    config: u64,
 }
 
 pub(super) fn open(root: Option<&Path>) -> Result<Box<dyn Source>, Refusal> {
@@ -59,7 +53,7 @@ pub(super) fn open(root: Option<&Path>) -> Result<Box<dyn Source>, Refusal> {
         ))
     })?;
     let all = places(root);
-    let mut perf = Perf { domains: Vec::new(), counters: Vec::new() };
+    let mut source = Perf { domains: Vec::new(), counters: Vec::new() };
     let has_packages = pmu.join("events/energy-pkg").exists();
     for (file, kind, prefix) in EVENTS {
         if !pmu.join("events").join(file).exists() {
@@ -77,24 +71,30 @@ pub(super) fn open(root: Option<&Path>) -> Result<Box<dyn Source>, Refusal> {
                         Some(place) => format!("{prefix}-{}", socket(place, &all)),
                         None => format!("{prefix}-cpu{cpu}"),
                     };
-                    if perf.domains.iter().any(|domain| domain.name == name) {
+                    if source.domains.iter().any(|domain| domain.name == name) {
                         let why = format!("{} names two CPUs of {name}", pmu.join("cpumask").display());
                         return Err(Refusal::new(why));
                     }
                     let quantity = Quantity::Counter { unit, turn: None, step: RAPL_STEP };
-                    perf.domains.push(Domain { name, kind, in_total, quantity, update_period: RAPL_PERIOD });
-                    perf.counters.push(counter);
+                    source.domains.push(Domain {
+                        name,
+                        kind,
+                        in_total,
+                        quantity,
+                        update_period: RAPL_PERIOD,
+                    });
+                    source.counters.push(counter);
                 }
             }
             Err(refusal) if in_total => return Err(refusal),
             Err(_) => {}
         }
     }
-    if !perf.domains.iter().any(|domain| domain.in_total) {
+    if !source.domains.iter().any(|domain| domain.in_total) {
         let why = format!("{} has neither energy-pkg nor energy-psys", pmu.join("events").display());
         return Err(Refusal::new(why));
     }
-    Ok(Box::new(perf))
+    Ok(Box::new(source))
 }
 
 /// The unit of an event and its counter on each CPU; psys, which is one for the machine, on the first.
@@ -121,7 +121,7 @@ fn counters(
     let counters: Result<Vec<_>, Refusal> = cpus
         .iter()
         .map(|&cpu| {
-            let mut counter = Counter::open(root, event, cpu)?;
+            let counter = Counter::open(root, event, cpu)?;
             counter.read().map_err(Refusal::new)?;
             Ok((cpu, counter))
         })
@@ -136,74 +136,38 @@ fn event(pmu: &Path, file: &str) -> Result<Event, String> {
     let text = read(&path)?;
     // Of RAPL and the MSR PMU `event` is the low end of config; other PMUs have more terms.
     let config = text.strip_prefix("event=0x").and_then(|hex| u64::from_str_radix(hex, 16).ok());
-    let (Ok(kind), Some(config)) = (u32::try_from(kind), config) else {
+    let (Ok(ty), Some(config)) = (u32::try_from(kind), config) else {
         return Err(format!("{} holds '{}', which is no event of energy", path.display(), shown(&text)));
     };
-    Ok(Event { kind, config })
+    Ok(Event { ty, config: [config, 0, 0] })
 }
 
 enum Counter {
-    #[cfg(target_os = "linux")]
-    Kernel(std::fs::File),
+    Kernel(File),
     Simulated(PathBuf),
 }
 
 impl Counter {
     fn open(root: Option<&Path>, event: Event, cpu: u32) -> Result<Counter, Refusal> {
-        match root {
-            Some(root) => {
-                let Event { kind, config } = event;
-                Ok(Counter::Simulated(root.join(format!("perf_event/{kind}/{config}/{cpu}"))))
-            }
-            None => Counter::open_kernel(event, cpu),
+        if let Some(root) = root {
+            let Event { ty, config: [config, ..] } = event;
+            return Ok(Counter::Simulated(root.join(format!("perf_event/{ty}/{config}/{cpu}"))));
         }
-    }
-
-    #[cfg(target_os = "linux")]
-    fn open_kernel(event: Event, cpu: u32) -> Result<Counter, Refusal> {
-        use std::os::fd::FromRawFd;
-
-        use perf_event_open_sys as sys;
-
-        let mut attr = sys::bindings::perf_event_attr {
-            size: size_of::<sys::bindings::perf_event_attr>() as u32,
-            type_: event.kind,
-            config: event.config,
-            ..Default::default()
-        };
-        let flags = sys::bindings::PERF_FLAG_FD_CLOEXEC.into();
-        // SAFETY: `attr` is a whole perf_event_attr that says its own size, and lives through the call,
-        // which keeps no pointer to it. Pid -1 with a CPU counts everything on that CPU.
-        let fd = unsafe { sys::perf_event_open(&mut attr, -1, cpu as i32, -1, flags) };
-        if fd < 0 {
-            let error = std::io::Error::last_os_error();
-            let why = format!("the kernel refuses the energy event on CPU {cpu}: {error}");
-            return Err(match error.kind() {
+        perf::open(event, Scope::Cpu(cpu), None).map(Counter::Kernel).map_err(|e| {
+            let why = format!("the kernel refuses the energy event on CPU {cpu}: {e}");
+            match e.kind() {
                 std::io::ErrorKind::PermissionDenied => {
                     Refusal::with(why, "run as root, or allow it until the next boot")
                         .command("sudo sysctl kernel.perf_event_paranoid=0")
                 }
                 _ => Refusal::new(why),
-            });
-        }
-        // SAFETY: the kernel has just given this descriptor to us, and nobody else knows it.
-        Ok(Counter::Kernel(unsafe { std::fs::File::from_raw_fd(fd) }))
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn open_kernel(_: Event, _: u32) -> Result<Counter, Refusal> {
-        Err(Refusal::new("perf events are Linux's"))
-    }
-
-    fn read(&mut self) -> Result<u64, String> {
-        match self {
-            #[cfg(target_os = "linux")]
-            Counter::Kernel(file) => {
-                use std::io::Read;
-                let mut count = [0; 8];
-                file.read_exact(&mut count).map_err(|e| format!("cannot read the perf event: {e}"))?;
-                Ok(u64::from_ne_bytes(count))
             }
+        })
+    }
+
+    fn read(&self) -> Result<u64, String> {
+        match self {
+            Counter::Kernel(file) => perf::read(file, 1).map(|counts| counts.leader()),
             Counter::Simulated(path) => read_number(path, "counts"),
         }
     }
@@ -219,7 +183,7 @@ impl Source for Perf {
     }
 
     fn read(&mut self, _: Duration, only: Option<usize>, readings: &mut Vec<Reading>) {
-        for (domain, counter) in self.counters.iter_mut().enumerate() {
+        for (domain, counter) in self.counters.iter().enumerate() {
             if only.is_none_or(|only| only == domain) {
                 readings.push(Reading { domain, at: None, raw: counter.read().map(Raw::Counts) });
             }
@@ -240,7 +204,7 @@ mod tests {
             Ok(event) => event,
             Err(why) => return eprintln!("skipped: {why}"),
         };
-        let mut counter = match Counter::open(None, event, 0) {
+        let counter = match Counter::open(None, event, 0) {
             Ok(counter) => counter,
             Err(refusal) => return eprintln!("skipped: {refusal}"),
         };

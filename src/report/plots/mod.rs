@@ -204,20 +204,16 @@ fn rooflines(summary: &Summary) -> Chart {
                 true => (&row.decode_roofline_percent, row.decode_tok_s),
                 false => (&row.prefill_roofline_percent, row.prefill_tok_s),
             };
-            let (mark, text) = match (figure, speed) {
-                (Figure::Measured { value, .. } | Figure::Simulated { value, .. }, Some(speed))
-                    if row.usable() =>
-                {
-                    (
-                        Mark::Bar {
-                            value: *value,
-                            spread: None,
-                            limit: None,
-                            color: color_of(summary, &case.kernel),
-                        },
-                        format!("{value:.0} % ({} tok/s)", round_significant(speed.median, 3)),
-                    )
-                }
+            let (mark, text) = match (figure.value(), speed) {
+                (Some(value), Some(speed)) if row.usable() => (
+                    Mark::Bar {
+                        value: *value,
+                        spread: None,
+                        limit: None,
+                        color: color_of(summary, &case.kernel),
+                    },
+                    format!("{value:.0} % ({} tok/s)", round_significant(speed.median, 3)),
+                ),
                 _ => (
                     Mark::Gap,
                     match (&row.status, figure) {
