@@ -41,7 +41,7 @@ const SOURCES: [(&str, Open, bool); 7] = [
     ("nvml", nvml::open, false),
 ];
 
-/// The names of [`SOURCES`].
+/// The names of the kinds of instrument, in the order in which they are looked for.
 pub fn names() -> impl Iterator<Item = &'static str> {
     SOURCES.iter().map(|(name, ..)| *name)
 }
