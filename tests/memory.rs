@@ -38,7 +38,7 @@ fn visit(model: &Path, kernel: &str, cap: Option<MemoryCap>) -> Vec<Event> {
         check: None,
         kept: None,
         profile: false,
-        powercap: None,
+        energy_root: None,
     };
     let mut worker = bitjoule()
         .arg("__worker")

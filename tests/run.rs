@@ -383,7 +383,8 @@ fn table(dir: &Path, name: &str) -> Vec<HashMap<String, String>> {
 #[test]
 fn a_simulated_powercap_tree_fills_the_energy_columns_and_is_never_measured() {
     let work = Work::with(&[("\"fp32-naive\", ", ""), ("[1, 2]", "[1]"), ("n_gen = 6", "n_gen = 250")]);
-    let tree = work.0.path().join("powercap");
+    let root = work.0.path().join("root");
+    let tree = root.join("sys/class/powercap");
     for (zone, name) in [("intel-rapl:0", "package-0"), ("intel-rapl:1", "package-1")] {
         let zone = tree.join(zone);
         std::fs::create_dir_all(&zone).unwrap();
@@ -392,7 +393,7 @@ fn a_simulated_powercap_tree_fills_the_energy_columns_and_is_never_measured() {
         std::fs::write(zone.join("max_energy_range_uj"), "262143328850").unwrap();
     }
     // Two packages of 50 W each, whose counters advance every millisecond or so.
-    let mut command = work.command(&["--powercap", tree.to_str().unwrap()]);
+    let mut command = work.command(&["--energy-root", root.to_str().unwrap()]);
     let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
     let start = std::time::Instant::now();
     let status = loop {

@@ -8,11 +8,11 @@ use crate::engine::{Engine, EngineOptions, KvType, Span, argmax};
 use crate::error::{Error, Result};
 use crate::figure::Figure;
 use crate::gguf::{Gguf, I2sLayout};
-use crate::journal::{Case, FailureKind, Faults, KeptWeights, Phase, Work};
+use crate::journal::{Case, DomainEnergy, FailureKind, Faults, KeptWeights, Phase, Work};
 use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, EmbeddingType, Keeping, Kept, Plan};
 use crate::probe::clock;
 use crate::probe::counters::{self, Counters};
-use crate::probe::energy::EnergyMeter;
+use crate::probe::energy::{self, EnergyChoice, Meter};
 use crate::probe::state::{Busy, Watch};
 use crate::probe::usage::{self, Usage};
 use crate::probe::{bandwidth, compute, memory};
@@ -140,10 +140,12 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
         })
     };
     let outcome = match job {
-        Job::Visit { case, model, seed, phases, check, kept, profile, powercap, cap } => {
+        Job::Visit { case, model, seed, phases, check, kept, profile, energy_root, cap } => {
             // Before the engine's threads start, which inherit the counters.
-            let instruments =
-                Instruments { energy: EnergyMeter::open(powercap.as_deref()), counters: Counters::open() };
+            let instruments = Instruments {
+                energy: Meter::open(&EnergyChoice::Auto, energy_root.as_deref()),
+                counters: Counters::open(),
+            };
             let capped = Capped::enter(cap.as_ref());
             capped.and_then(|capped| {
                 visit(
@@ -180,7 +182,7 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
 
 /// What is read at the edges of a window, besides the clocks.
 struct Instruments {
-    energy: EnergyMeter,
+    energy: Meter,
     counters: Counters,
 }
 
@@ -188,7 +190,7 @@ struct Instruments {
 struct Window<'a> {
     instruments: &'a Instruments,
     watch: Watch,
-    energy: crate::probe::energy::Reading,
+    energy: energy::Mark,
     usage: Figure<Usage>,
     counters: counters::Reading,
     cpu_ns: u64,
@@ -201,7 +203,7 @@ impl<'a> Window<'a> {
     fn open(instruments: &'a Instruments, threads: usize) -> Self {
         Window {
             watch: Watch::start(None, &Busy::team(threads)),
-            energy: instruments.energy.start(),
+            energy: instruments.energy.mark(),
             usage: usage::read(),
             counters: instruments.counters.read(),
             cpu_ns: clock::cpu_ns(),
@@ -215,7 +217,8 @@ impl<'a> Window<'a> {
         let cpu_ns = clock::cpu_ns() - self.cpu_ns;
         let counters = self.instruments.counters.read();
         let usage = usage::read();
-        let energy = self.instruments.energy.since(&self.energy);
+        let meter = &self.instruments.energy;
+        let energy = domains(meter, &self.energy, &meter.mark());
         let (ended_unix_ms, memory) = (clock::unix_ms(), memory::read());
         let state = Some(Box::new(self.watch.stop()));
         let counters = self.instruments.counters.between(&self.counters, &counters);
@@ -271,6 +274,14 @@ impl<'a> Capped<'a> {
             (error, _) => error.into(),
         }
     }
+}
+
+/// The energy between two marks, by domain of the first source.
+fn domains(meter: &Meter, from: &energy::Mark, to: &energy::Mark) -> Figure<Vec<DomainEnergy>> {
+    let energy = meter.between(from, to).swap_remove(0).energy;
+    energy.map(|domains| {
+        domains.into_iter().map(|d| DomainEnergy { domain: d.domain, energy_j: d.energy_j }).collect()
+    })
 }
 
 #[allow(clippy::too_many_arguments, reason = "the fields of a visit")]

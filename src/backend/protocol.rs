@@ -48,8 +48,8 @@ pub enum Job {
         kept: Option<String>,
         /// Whether to note where the time of prefill and decode goes.
         profile: bool,
-        /// Root of a simulated powercap tree.
-        powercap: Option<PathBuf>,
+        /// Root of a simulated machine, whose energy sources are read in the place of this one's.
+        energy_root: Option<PathBuf>,
         /// The limit to run it under.
         cap: Option<MemoryCap>,
     },

@@ -32,15 +32,16 @@ pub(super) struct Args {
     /// them in later visits instead of packing anew
     #[arg(long, conflicts_with = "resume")]
     keep_packed: bool,
-    /// Read energy from a simulated powercap tree; its figures are marked as simulated
+    /// Read energy from the sources of a simulated machine, whose root this is; its figures are marked as
+    /// simulated
     #[arg(long, value_name = "DIR", hide = true)]
-    powercap: Option<PathBuf>,
+    energy_root: Option<PathBuf>,
 }
 
 impl Args {
     pub(super) fn run(self) -> Result<u8> {
         let outcome = match self.resume {
-            Some(dir) => resume(&dir, self.powercap)?,
+            Some(dir) => resume(&dir, self.energy_root)?,
             None => {
                 let suite = match self.suite {
                     Some(path) => Suite::load(&path)?,
@@ -51,7 +52,7 @@ impl Args {
                     out: self.out,
                     profile: self.profile,
                     keep_packed: self.keep_packed,
-                    powercap: self.powercap,
+                    energy_root: self.energy_root,
                 };
                 start(suite, &options)?
             }

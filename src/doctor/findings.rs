@@ -1,11 +1,11 @@
 //! What is looked at, in the order in which it is told, with what follows and what helps.
 
 use std::path::Path;
-use std::time::Duration;
 
 use super::{Answer, Finding, Group, Level, Limit, Noise, Purpose};
 use crate::figure::Figure;
-use crate::probe::energy::EnergyMeter;
+use crate::probe::energy::source::{Domain, Refusal};
+use crate::probe::energy::{self, SourceReport};
 use crate::probe::host::Host;
 use crate::probe::state::{Busy, HostState};
 use crate::probe::text;
@@ -156,50 +156,15 @@ fn missing<T>(figure: &Figure<T>) -> &str {
     figure.found().err().unwrap_or_default()
 }
 
-/// A source of energy, or why it cannot be had and what helps.
-struct EnergySource {
-    name: &'static str,
-    found: Result<Vec<String>, Refusal>,
-}
-
-struct Refusal {
-    why: String,
-    remedy: String,
-    command: Option<String>,
-}
-
-/// The energy sources of the machine: the one place that knows which there are.
-fn energy_sources(machine: &Machine) -> Vec<EnergySource> {
-    let tree = machine.root.map(|root| root.join("sys/class/powercap"));
-    let meter = EnergyMeter::open(tree.as_deref());
-    let start = meter.start();
-    // Longer than the counters' update period; a machine never draws nothing.
-    std::thread::sleep(Duration::from_millis(20));
-    let found = match meter.since(&start).found() {
-        Ok((domains, _)) => Ok(domains.iter().map(|domain| domain.domain.clone()).collect()),
-        // A tree at rest is readable all the same.
-        Err(why) if why.contains("did not change") => Ok(vec!["packages".to_owned()]),
-        Err(why) => {
-            let (remedy, command) = if machine.virtual_machine() {
-                ("none in a virtual machine: the hypervisor keeps the counters; measure on the host", None)
-            } else if why.contains("chmod") || why.contains("ermission") {
-                let chmod = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj";
-                ("let everybody read the counter, until the next boot", Some(chmod.to_owned()))
-            } else {
-                let modprobe = "sudo modprobe intel_rapl_msr";
-                ("load the driver (Intel, and AMD since Zen)", Some(modprobe.to_owned()))
-            };
-            Err(Refusal { why: why.to_owned(), remedy: remedy.to_owned(), command })
-        }
-    };
-    vec![EnergySource { name: "powercap", found }]
-}
-
 fn energy(machine: &Machine) -> Finding {
-    let sources = energy_sources(machine);
+    // What is not read unless it is named serves a run only if its user knows.
+    let sources: Vec<SourceReport> =
+        energy::survey(machine.root).into_iter().filter(|source| source.unasked).collect();
+    let domains =
+        |domains: &[Domain]| domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>().join(", ");
     let there: Vec<String> = sources
         .iter()
-        .filter_map(|s| Some(format!("{} ({})", s.name, s.found.as_ref().ok()?.join(", "))))
+        .filter_map(|s| Some(format!("{} ({})", s.name, domains(s.found.as_ref().ok()?))))
         .collect();
     if !there.is_empty() {
         return Finding::instrument("energy", Level::Ok, there.join("; "));
@@ -207,11 +172,11 @@ fn energy(machine: &Machine) -> Finding {
     let refusals: Vec<(&str, &Refusal)> =
         sources.iter().filter_map(|s| Some((s.name, s.found.as_ref().err()?))).collect();
     let found = refusals.iter().map(|(name, r)| format!("{name}: {}", r.why)).collect::<Vec<_>>().join("; ");
-    let mut remedies: Vec<&str> = refusals.iter().map(|(_, r)| r.remedy.as_str()).collect();
+    let mut remedies: Vec<&str> = refusals.iter().filter_map(|(_, r)| r.remedy.as_deref()).collect();
     remedies.dedup();
     let mut finding =
         Finding::instrument("energy", Level::No, found).remedy(remedies.join("; ")).limits(Energy, No);
-    finding.commands = refusals.iter().filter_map(|(_, r)| r.command.clone()).collect();
+    finding.commands = refusals.iter().filter_map(|(_, r)| r.command.map(str::to_owned)).collect();
     finding
 }
 

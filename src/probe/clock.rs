@@ -1,6 +1,6 @@
 //! The clocks: a window's length comes from the monotonic one, its CPU time from the process's own.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -23,6 +23,16 @@ pub fn thread_cpu_ns() -> u64 {
 /// Wall-clock time in milliseconds since the Unix epoch; 0 if the clock stands before it.
 pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// How long this machine has slept since it was started: the monotonic clock stands still meanwhile.
+/// Zero on systems that do not tell.
+pub fn slept() -> Duration {
+    #[cfg(target_os = "linux")]
+    let slept_ns = read(ClockId::Boottime).saturating_sub(monotonic_ns());
+    #[cfg(not(target_os = "linux"))]
+    let slept_ns = 0;
+    Duration::from_nanos(slept_ns)
 }
 
 fn read(clock: ClockId) -> u64 {

@@ -99,6 +99,13 @@ pub(super) struct Snapshot {
     counts: [u64; MAX_MEMBERS],
 }
 
+impl Snapshot {
+    /// What the leader has counted.
+    pub(super) fn leader(&self) -> u64 {
+        self.counts[0]
+    }
+}
+
 /// Reads the group of `members` events that the file leads.
 ///
 /// # Errors

@@ -48,8 +48,8 @@ pub struct RunOptions {
     pub profile: bool,
     /// Whether to keep packed weights beside the model files, and read them in later visits.
     pub keep_packed: bool,
-    /// Root of a simulated powercap tree.
-    pub powercap: Option<PathBuf>,
+    /// Root of a simulated machine, whose energy sources are read in the place of this one's.
+    pub energy_root: Option<PathBuf>,
 }
 
 /// How a run ended.
@@ -113,7 +113,7 @@ pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
             let _ = std::fs::remove_file(dir.join(name));
         }
     })?;
-    let run = Run::new(dir, suite, header, models, options.powercap.clone(), journal, Vec::new());
+    let run = Run::new(dir, suite, header, models, options.energy_root.clone(), journal, Vec::new());
     run.session(false)
 }
 
@@ -142,7 +142,7 @@ pub fn resumable(error: Error, dir: &Path) -> Error {
 ///
 /// # Errors
 /// If it is no run directory, or its models are gone; otherwise as [`start`].
-pub fn resume(dir: &Path, powercap: Option<PathBuf>) -> Result<Outcome> {
+pub fn resume(dir: &Path, energy_root: Option<PathBuf>) -> Result<Outcome> {
     let (journal, contents) = Journal::resume(dir)?;
     if contents.torn_bytes > 0 {
         eprintln!(
@@ -173,7 +173,7 @@ pub fn resume(dir: &Path, powercap: Option<PathBuf>) -> Result<Outcome> {
             )));
         }
     }
-    Run::new(dir.to_owned(), suite, header, models, powercap, journal, contents.records[1..].to_vec())
+    Run::new(dir.to_owned(), suite, header, models, energy_root, journal, contents.records[1..].to_vec())
         .session(true)
 }
 
@@ -249,7 +249,7 @@ struct Run {
     suite: Suite,
     header: RunHeader,
     models: Vec<PlannedModel>,
-    powercap: Option<PathBuf>,
+    energy_root: Option<PathBuf>,
     journal: Journal,
     /// All records after the plan.
     records: Vec<Record>,
@@ -271,7 +271,7 @@ impl Run {
         suite: Suite,
         header: RunHeader,
         models: Vec<PlannedModel>,
-        powercap: Option<PathBuf>,
+        energy_root: Option<PathBuf>,
         journal: Journal,
         records: Vec<Record>,
     ) -> Self {
@@ -280,7 +280,7 @@ impl Run {
             suite,
             header,
             models,
-            powercap,
+            energy_root,
             journal,
             records: Vec::new(),
             sampled: HashSet::new(),
@@ -488,7 +488,7 @@ impl Run {
                     check,
                     kept: self.header.keep_packed.then(|| model.blake3.clone()),
                     profile: self.header.profile,
-                    powercap: self.powercap.clone(),
+                    energy_root: self.energy_root.clone(),
                     cap: cap.clone(),
                 };
                 let ended = worker::run(&job, timeout, stop, |event| {

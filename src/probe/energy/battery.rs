@@ -1,0 +1,165 @@
+//! Energy of the whole machine from its batteries, while it runs on them.
+//!
+//! `energy_now` in microwatt-hours, or `charge_now` in microampere-hours times the mean of `voltage_now`
+//! (Documentation/ABI/testing/sysfs-class-power of Linux). On mains a battery's fall says nothing of what
+//! the machine takes, so it is refused, at the start and in the middle of a window. Batteries are coarse
+//! and slow: they serve windows of many minutes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::source::{Domain, DomainKind, Quantity, Raw, Reading, Refusal, Source, below, read, read_number};
+use crate::units::Joules;
+
+const FOLDER: &str = "/sys/class/power_supply";
+
+/// How often a battery renews its reading. No file says it; firmwares differ, most are faster.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Batteries report in steps of 10 mWh or finer.
+const STEP: Joules = Joules(36.0);
+
+/// Where a battery's count begins: it can go down, and is then told from one that was full for long.
+const BEGIN_UJ: i128 = 1 << 62;
+
+struct Battery {
+    supplies: PathBuf,
+    domains: Vec<Domain>,
+    packs: Vec<Pack>,
+}
+
+struct Pack {
+    folder: PathBuf,
+    gauge: Gauge,
+    /// The reading before.
+    last: (u64, u64),
+    /// Energy given since the source was opened, in microjoules, and [`BEGIN_UJ`].
+    given_uj: i128,
+}
+
+#[derive(Clone, Copy)]
+enum Gauge {
+    Energy,
+    ChargeTimesVoltage,
+}
+
+pub(super) fn open(root: Option<&Path>) -> Result<Box<dyn Source>, Refusal> {
+    const UNPLUG: &str = "run on battery: pull the plug";
+    let supplies = below(root, FOLDER);
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(&supplies)
+        .map_err(|_| Refusal::new(format!("no power supplies at {}", supplies.display())))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|folder| {
+            // The batteries of mice and headsets have scope Device.
+            let says = |file: &str, what: &str| read(&folder.join(file)).is_ok_and(|text| text == what);
+            says("type", "Battery") && !says("scope", "Device")
+        })
+        .collect();
+    folders.sort();
+    if folders.is_empty() {
+        return Err(Refusal::new(format!("{} has no battery", supplies.display())));
+    }
+    if let Some(mains) = mains(&supplies) {
+        return Err(Refusal::with(format!("the machine is on mains ({mains} is online)"), UNPLUG));
+    }
+    let mut battery = Battery { supplies, domains: Vec::new(), packs: Vec::new() };
+    for folder in folders {
+        let gauge =
+            if folder.join("energy_now").exists() { Gauge::Energy } else { Gauge::ChargeTimesVoltage };
+        let last = gauge.read(&folder).map_err(Refusal::new)?;
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        battery.domains.push(Domain {
+            name,
+            kind: DomainKind::Battery,
+            in_total: true,
+            quantity: Quantity::Counter { unit: Joules(1e-6), turn: None, step: STEP },
+            update_period: PERIOD,
+        });
+        battery.packs.push(Pack { folder, gauge, last, given_uj: BEGIN_UJ });
+    }
+    battery.discharging().map_err(|why| Refusal::with(why, UNPLUG))?;
+    Ok(Box::new(battery))
+}
+
+/// The first supply that is not a battery and is plugged in.
+fn mains(supplies: &Path) -> Option<String> {
+    std::fs::read_dir(supplies).ok()?.filter_map(|entry| Some(entry.ok()?.path())).find_map(|folder| {
+        let mains = read(&folder.join("type")).is_ok_and(|text| text == "Mains" || text == "USB");
+        let online = read(&folder.join("online")).is_ok_and(|text| text != "0");
+        (mains && online).then(|| folder.file_name().unwrap_or_default().to_string_lossy().into_owned())
+    })
+}
+
+impl Battery {
+    /// That the batteries, and nothing else, feed the machine. Of several, one may rest.
+    fn discharging(&self) -> Result<(), String> {
+        if let Some(mains) = mains(&self.supplies) {
+            return Err(format!("the machine is on mains ({mains} is online)"));
+        }
+        let mut any = false;
+        for (pack, domain) in self.packs.iter().zip(&self.domains) {
+            match read(&pack.folder.join("status"))?.as_str() {
+                "Discharging" => any = true,
+                "Charging" => return Err(format!("{} is charging", domain.name)),
+                _ => {}
+            }
+        }
+        if any { Ok(()) } else { Err("no battery says that it is discharging".to_owned()) }
+    }
+}
+
+impl Gauge {
+    /// Microwatt-hours and 0, or microampere-hours and microvolts.
+    fn read(self, folder: &Path) -> Result<(u64, u64), String> {
+        match self {
+            Gauge::Energy => Ok((read_number(&folder.join("energy_now"), "microwatt-hours")?, 0)),
+            Gauge::ChargeTimesVoltage => Ok((
+                read_number(&folder.join("charge_now"), "microampere-hours")?,
+                read_number(&folder.join("voltage_now"), "microvolts")?,
+            )),
+        }
+    }
+
+    /// The energy given between two readings, in microjoules; negative if there is more than before.
+    fn given_uj(self, before: (u64, u64), after: (u64, u64)) -> i128 {
+        let fall = i128::from(before.0) - i128::from(after.0);
+        match self {
+            Gauge::Energy => fall * 3600,
+            // uAh * uV = 3600e-12 J
+            Gauge::ChargeTimesVoltage => fall * (i128::from(before.1) + i128::from(after.1)) * 18 / 10_000,
+        }
+    }
+}
+
+impl Pack {
+    fn counts(&mut self) -> Result<u64, String> {
+        let now = self.gauge.read(&self.folder)?;
+        // Charge is worth what the voltage was while it flowed, so it is taken up step by step.
+        if now.0 != self.last.0 {
+            self.given_uj += self.gauge.given_uj(self.last, now);
+            self.last = now;
+        }
+        u64::try_from(self.given_uj).map_err(|_| format!("{} jumped absurdly", self.folder.display()))
+    }
+}
+
+impl Source for Battery {
+    fn name(&self) -> &str {
+        "battery"
+    }
+
+    fn domains(&self) -> &[Domain] {
+        &self.domains
+    }
+
+    fn read(&mut self, _: Duration, only: Option<usize>, readings: &mut Vec<Reading>) {
+        let discharging = self.discharging();
+        for (domain, pack) in self.packs.iter_mut().enumerate() {
+            if only.is_none_or(|only| only == domain) {
+                let counts = pack.counts();
+                let raw = discharging.clone().and(counts).map(Raw::Counts);
+                readings.push(Reading { domain, at: None, raw });
+            }
+        }
+    }
+}
