@@ -38,7 +38,7 @@ fn visit(model: &Path, kernel: &str, cap: Option<MemoryCap>) -> Vec<Event> {
         check: None,
         kept: None,
         profile: false,
-        energy_root: None,
+        energy: Default::default(),
     };
     let mut worker = bitjoule()
         .arg("__worker")

@@ -310,7 +310,12 @@ fn energy_is_of_packages_and_never_zero() {
     };
     let domains = |list: &[(&str, f64)]| {
         list.iter()
-            .map(|(d, j)| DomainEnergy { domain: (*d).into(), energy_j: Joules(*j) })
+            .map(|(d, j)| DomainEnergy {
+                domain: (*d).into(),
+                energy_j: Joules(*j),
+                uncertainty_j: None,
+                in_total: None,
+            })
             .collect::<Vec<_>>()
     };
     let two = domains(&[("package-0", 3.1), ("package-1", 6.2), ("core", 2.0), ("psys", 20.0)]);
@@ -319,7 +324,8 @@ fn energy_is_of_packages_and_never_zero() {
     assert!(reason(&figure(&[joules(-1.0)])).contains("impossible"));
     assert!(reason(&figure(&[joules(f64::NAN)])).contains("impossible"));
     assert!(
-        reason(&figure(&[Figure::measured(domains(&[("psys", 1.0)]), "powercap")])).contains("no package")
+        reason(&figure(&[Figure::measured(domains(&[("psys", 1.0)]), "powercap")]))
+            .contains("no energy domain")
     );
     let none = Figure::unavailable("no powercap tree");
     assert_eq!(reason(&figure(std::slice::from_ref(&none))), "no powercap tree");

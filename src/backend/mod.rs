@@ -5,3 +5,4 @@ pub mod cost;
 pub mod limit;
 pub mod native;
 pub mod protocol;
+mod window;

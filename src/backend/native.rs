@@ -4,17 +4,12 @@ use std::time::{Duration, Instant};
 
 use bitjoule_kernels::{Isa, Kernel};
 
-use crate::engine::{Engine, EngineOptions, KvType, Span, argmax};
+use crate::engine::{Engine, EngineOptions, KvType, argmax};
 use crate::error::{Error, Result};
 use crate::figure::Figure;
 use crate::gguf::{Gguf, I2sLayout};
-use crate::journal::{Case, DomainEnergy, FailureKind, Faults, KeptWeights, Phase, Work};
+use crate::journal::{Case, FailureKind, KeptWeights, Phase, Work};
 use crate::model::{BUILTIN_GGUF, BUILTIN_NAME, EmbeddingType, Keeping, Kept, Plan};
-use crate::probe::clock;
-use crate::probe::counters::{self, Counters};
-use crate::probe::energy::{self, EnergyChoice, Meter};
-use crate::probe::state::{Busy, Watch};
-use crate::probe::usage::{self, Usage};
 use crate::probe::{bandwidth, compute, memory};
 use crate::units::{Bytes, BytesPerS};
 
@@ -22,6 +17,7 @@ use super::check;
 use super::cost::{macs, prefill_cost};
 use super::limit::{Enforcement, MemoryCap};
 use super::protocol::{Event, Job, ModelFile, Reference};
+use super::window::{Instruments, idle, open_meter, overhead};
 
 /// Prompts longer than this are processed in several batches.
 pub const BATCH: usize = 512;
@@ -140,12 +136,9 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
         })
     };
     let outcome = match job {
-        Job::Visit { case, model, seed, phases, check, kept, profile, energy_root, cap } => {
+        Job::Visit { case, model, seed, phases, check, kept, profile, energy, cap } => {
             // Before the engine's threads start, which inherit the counters.
-            let instruments = Instruments {
-                energy: Meter::open(&EnergyChoice::Auto, energy_root.as_deref()),
-                counters: Counters::open(),
-            };
+            let instruments = Instruments::open(energy);
             let capped = Capped::enter(cap.as_ref());
             capped.and_then(|capped| {
                 visit(
@@ -165,6 +158,12 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
         Job::Reference { model, embedding, seed, reference, kv, threads } => {
             write_reference(model, embedding.as_deref(), *seed, reference, kv, *threads)
         }
+        Job::Idle { energy } => report(idle(&open_meter(energy))),
+        Job::Overhead { energy, threads, pairs } => {
+            overhead(&Instruments::open(energy), *threads as usize, *pairs as usize)
+                .map_err(Stop::from)
+                .and_then(|pairs| report(Event::Overhead { pairs }))
+        }
         Job::Bandwidth { threads, buffer, passes } => bandwidth::measure(*threads, *buffer, *passes)
             .map_err(Stop::from)
             .and_then(|b| report(Event::Bandwidth { buffer: b.buffer, passes: b.passes })),
@@ -177,67 +176,6 @@ pub fn work(job: &Job, mut emit: impl FnMut(Event) -> Result<()>) -> Result<()> 
         (Some(error), _) => Err(error),
         (None, Ok(())) => emit(Event::Done),
         (None, Err(Stop { kind, error })) => emit(Event::Failed { kind, reason: error.to_string() }),
-    }
-}
-
-/// What is read at the edges of a window, besides the clocks.
-struct Instruments {
-    energy: Meter,
-    counters: Counters,
-}
-
-/// Runs one phase between readings of all instruments.
-struct Window<'a> {
-    instruments: &'a Instruments,
-    watch: Watch,
-    energy: energy::Mark,
-    usage: Figure<Usage>,
-    counters: counters::Reading,
-    cpu_ns: u64,
-    start_ns: u64,
-}
-
-impl<'a> Window<'a> {
-    /// The host's state is read first and last, the energy counter next to it, so that their windows
-    /// contain the timed one; reading that counter and those of events takes microseconds.
-    fn open(instruments: &'a Instruments, threads: usize) -> Self {
-        Window {
-            watch: Watch::start(None, &Busy::team(threads)),
-            energy: instruments.energy.mark(),
-            usage: usage::read(),
-            counters: instruments.counters.read(),
-            cpu_ns: clock::cpu_ns(),
-            start_ns: clock::monotonic_ns(),
-            instruments,
-        }
-    }
-
-    fn close(self) -> impl FnOnce(Work, Option<Vec<Span>>) -> Event {
-        let wall_ns = clock::monotonic_ns() - self.start_ns;
-        let cpu_ns = clock::cpu_ns() - self.cpu_ns;
-        let counters = self.instruments.counters.read();
-        let usage = usage::read();
-        let meter = &self.instruments.energy;
-        let energy = domains(meter, &self.energy, &meter.mark());
-        let (ended_unix_ms, memory) = (clock::unix_ms(), memory::read());
-        let state = Some(Box::new(self.watch.stop()));
-        let counters = self.instruments.counters.between(&self.counters, &counters);
-        let faults = usage::between(&self.usage, &usage)
-            .map(|usage| Faults { minor: usage.minor_faults, major: usage.major_faults });
-        // The share of memory takes long to read; it is the same when the sample is reported.
-        move |work, profile| Event::Sample {
-            ended_unix_ms,
-            wall_ns,
-            cpu_ns,
-            energy,
-            memory,
-            pss: memory::proportional(),
-            faults,
-            counters,
-            state,
-            profile,
-            work,
-        }
     }
 }
 
@@ -276,14 +214,6 @@ impl<'a> Capped<'a> {
     }
 }
 
-/// The energy between two marks, by domain of the first source.
-fn domains(meter: &Meter, from: &energy::Mark, to: &energy::Mark) -> Figure<Vec<DomainEnergy>> {
-    let energy = meter.between(from, to).swap_remove(0).energy;
-    energy.map(|domains| {
-        domains.into_iter().map(|d| DomainEnergy { domain: d.domain, energy_j: d.energy_j }).collect()
-    })
-}
-
 #[allow(clippy::too_many_arguments, reason = "the fields of a visit")]
 fn visit(
     case: &Case,
@@ -310,7 +240,7 @@ fn visit(
         profile,
     };
 
-    let window = Window::open(instruments, options.threads);
+    let window = instruments.open_window(options.threads);
     let gguf = model.open().map_err(|e| match e {
         Error::Memory(_) => capped.stop(e, None),
         e => e.into(),
@@ -336,7 +266,8 @@ fn visit(
     };
     let (mut engine, keeping) = load().map_err(|e| capped.stop(e, Some(needed)))?;
     drop(gguf);
-    let sample = window.close();
+    // A load is not repeated: it would need the memory twice.
+    let sample = window.stop().close(None)?;
     let kept = kept.map(|kept| match keeping {
         Keeping::Read => KeptWeights::Read,
         Keeping::Packed => match kept.write(engine.model()) {
@@ -361,10 +292,15 @@ fn visit(
     let prompt = prompt(seed, n_prompt, vocab);
     let mut tokens = Vec::with_capacity(n_gen);
     let mut latencies_ns = Vec::with_capacity(n_gen);
-    let window = Window::open(instruments, options.threads);
+    let window = instruments.open_window(options.threads);
     tokens.push(argmax(engine.prefill(&prompt)?));
-    let sample = window.close();
+    let timed = window.stop();
     let spans = engine.take_profile();
+    let sample = timed.close(Some(&mut || {
+        engine.clear();
+        engine.prefill(&prompt).map(drop)
+    }))?;
+    engine.take_profile();
     if phases.contains(&Phase::Prefill) {
         let cost = Some(prefill_cost(engine.model(), n_prompt));
         let macs = Some(macs(engine.model(), 0..n_prompt, 1));
@@ -374,7 +310,7 @@ fn visit(
     if phases.contains(&Phase::Decode) {
         let mut stream = Vec::with_capacity(MAX_READS * 2);
         read_weights(&mut engine, &mut stream);
-        let window = Window::open(instruments, options.threads);
+        let window = instruments.open_window(options.threads);
         let mut last = Instant::now();
         for i in 1..n_gen {
             let token = argmax(engine.decode(tokens[i - 1])?);
@@ -383,8 +319,15 @@ fn visit(
             latencies_ns.push((now - last).as_nanos() as u64);
             last = now;
         }
-        let sample = window.close();
+        let timed = window.stop();
         let spans = engine.take_profile();
+        let steps = &tokens[..n_gen - 1];
+        let mut again = || {
+            engine.rewind(n_prompt);
+            steps.iter().try_for_each(|&token| engine.decode(token).map(drop))
+        };
+        let sample = timed.close((!steps.is_empty()).then_some(&mut again))?;
+        engine.take_profile();
         read_weights(&mut engine, &mut stream);
         // The context of the steps runs from n_prompt + 1 to n_prompt + n_gen - 1.
         let bytes_per_token = engine.decode_bytes(n_prompt + n_gen / 2);

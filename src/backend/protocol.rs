@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Span;
 use crate::figure::Figure;
-use crate::journal::{Case, CounterReading, DomainEnergy, FailureKind, Faults, MemoryReading, Phase, Work};
+use crate::journal::{Case, CounterReading, EnergyWindow, FailureKind, Faults, MemoryReading, Phase, Work};
+use crate::journal::{OverheadPair, SourceEnergy};
+use crate::probe::energy::EnergyChoice;
 use crate::probe::state::HostState;
 use crate::units::{Bytes, BytesPerS, MacPerS};
 
@@ -48,8 +50,8 @@ pub enum Job {
         kept: Option<String>,
         /// Whether to note where the time of prefill and decode goes.
         profile: bool,
-        /// Root of a simulated machine, whose energy sources are read in the place of this one's.
-        energy_root: Option<PathBuf>,
+        /// Which energy sources to read.
+        energy: EnergySetup,
         /// The limit to run it under.
         cap: Option<MemoryCap>,
     },
@@ -67,6 +69,20 @@ pub enum Job {
         kv: String,
         /// Threads.
         threads: u32,
+    },
+    /// Measures the energy of doing nothing.
+    Idle {
+        /// Which energy sources to read.
+        energy: EnergySetup,
+    },
+    /// Measures what the instruments cost.
+    Overhead {
+        /// Which energy sources to read.
+        energy: EnergySetup,
+        /// Threads that work.
+        threads: u32,
+        /// Pairs of windows.
+        pairs: u32,
     },
     /// Measures the machine's read bandwidth.
     Bandwidth {
@@ -86,6 +102,15 @@ pub enum Job {
         /// Passes with each kind of arithmetic.
         passes: u32,
     },
+}
+
+/// The energy sources of a worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnergySetup {
+    /// Which.
+    pub choice: EnergyChoice,
+    /// Root of a simulated machine, whose sources are read in the place of this one's.
+    pub root: Option<PathBuf>,
 }
 
 /// Reference logits of one model for one class of kernels.
@@ -110,8 +135,8 @@ pub enum Event {
         wall_ns: u64,
         /// CPU time of the worker, nanoseconds.
         cpu_ns: u64,
-        /// Energy of the window.
-        energy: Figure<Vec<DomainEnergy>>,
+        /// Energy of the window and of the repetitions behind it.
+        energy: EnergyWindow,
         /// Memory at its end.
         memory: Figure<MemoryReading>,
         /// Share of memory after it.
@@ -139,6 +164,20 @@ pub enum Event {
         positions: u32,
         /// Positions whose argmax agrees.
         argmax_agreeing: u32,
+    },
+    /// The energy of doing nothing was measured; the fields are those of [`crate::journal::IdleSample`].
+    Idle {
+        /// End of the window, milliseconds since the Unix epoch.
+        ended_unix_ms: u64,
+        /// Length of the window, nanoseconds.
+        wall_ns: u64,
+        /// Every source that was read.
+        sources: Vec<SourceEnergy>,
+    },
+    /// The cost of the instruments was measured.
+    Overhead {
+        /// Every pair of windows.
+        pairs: Vec<OverheadPair>,
     },
     /// Bandwidth was measured.
     Bandwidth {

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::journal::{MemoryEnergy, StatedEnergy};
+use crate::probe::energy::EnergyChoice;
 use crate::report;
 use crate::run::{RunOptions, resumable, resume, start};
 use crate::stats;
 use crate::suite::Suite;
+use crate::units::Watts;
 
 /// Exit code after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
@@ -36,10 +39,25 @@ pub(super) struct Args {
     /// simulated
     #[arg(long, value_name = "DIR", hide = true)]
     energy_root: Option<PathBuf>,
+    /// Energy sources: auto, none, some of powercap,perf,msr,hwmon,iio,battery,nvml, or exec:COMMAND, a
+    /// program that prints joules or watts (docs/ENERGY_METERS.md); of several, figures come from the first
+    #[arg(long, value_name = "SOURCES", default_value = "auto", conflicts_with = "resume")]
+    energy: EnergyChoice,
+    /// Power of the processor with all CPUs busy, for columns assumed:tdp (watts x share of CPU time)
+    #[arg(long, value_name = "WATTS", conflicts_with = "resume")]
+    assume_tdp: Option<f64>,
+    /// Energy of a byte read from memory and where that figure is from, for columns modelled:memory
+    #[arg(long, value_name = "PJ_PER_BYTE=SOURCE", conflicts_with = "resume")]
+    memory_energy: Option<String>,
 }
 
 impl Args {
     pub(super) fn run(self) -> Result<u8> {
+        let stated = StatedEnergy {
+            tdp_w: self.assume_tdp.map(tdp).transpose()?,
+            cpus: None,
+            memory: self.memory_energy.as_deref().map(memory_energy).transpose()?,
+        };
         let outcome = match self.resume {
             Some(dir) => resume(&dir, self.energy_root)?,
             None => {
@@ -52,7 +70,9 @@ impl Args {
                     out: self.out,
                     profile: self.profile,
                     keep_packed: self.keep_packed,
+                    energy: self.energy,
                     energy_root: self.energy_root,
+                    stated,
                 };
                 start(suite, &options)?
             }
@@ -76,4 +96,26 @@ impl Args {
         });
         Ok(u8::from(failed))
     }
+}
+
+fn tdp(watts: f64) -> Result<Watts> {
+    match watts.is_finite() && watts > 0.0 {
+        true => Ok(Watts(watts)),
+        false => Err(Error::input(format!("--assume-tdp {watts}: it is a power in watts above 0"))),
+    }
+}
+
+fn memory_energy(text: &str) -> Result<MemoryEnergy> {
+    let stated = text.split_once('=').and_then(|(pj, source)| {
+        let pj_per_byte: f64 = pj.trim().parse().ok()?;
+        let source = source.trim();
+        let right = pj_per_byte.is_finite() && pj_per_byte > 0.0 && !source.is_empty();
+        right.then(|| MemoryEnergy { pj_per_byte, source: source.to_owned() })
+    });
+    stated.ok_or_else(|| {
+        Error::input(format!(
+            "--memory-energy '{text}': it is an energy in picojoules a byte above 0, =, and where that figure is \
+             from, such as 50=DDR5-datasheet"
+        ))
+    })
 }

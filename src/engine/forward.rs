@@ -218,6 +218,15 @@ impl Engine {
         self.position
     }
 
+    /// Goes back to where the cache held `position` tokens.
+    ///
+    /// # Panics
+    /// If it never held so many.
+    pub fn rewind(&mut self, position: usize) {
+        assert!(position <= self.position, "the cache holds {} tokens", self.position);
+        self.position = position;
+    }
+
     /// Forgets all tokens.
     pub fn clear(&mut self) {
         self.position = 0;

@@ -5,16 +5,22 @@
 //! before the next measurement starts, so a kill costs at most the measurement under way.
 
 mod counters;
+mod energy;
 pub mod file;
 
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{MemoryParts, Span};
 use crate::figure::Figure;
+use crate::probe::energy::EnergyChoice;
 use crate::probe::state::HostState;
 use crate::units::{Bytes, BytesPerS, Joules, MacPerS};
 
 pub use counters::{Counter, CounterGroup, CounterReading};
+pub use energy::{
+    DomainEnergy, Energy, EnergyWindow, IdleSample, MemoryEnergy, OverheadPair, OverheadSample, SourceEnergy,
+    StatedEnergy,
+};
 
 /// Version of the records below; a reader refuses a journal of a newer one.
 ///
@@ -22,11 +28,14 @@ pub use counters::{Counter, CounterGroup, CounterReading};
 /// them.
 ///
 /// 2: [`Record::Peak`], [`PrefillCost`], [`Case::embedding`]. A run is gone on with in the schema it was started in.
-/// 3: [`FailureKind::MemoryLimit`].
+/// 3: [`FailureKind::MemoryLimit`], [`EnergyWindow`], [`Record::Idle`], [`Record::Overhead`].
 pub const SCHEMA: u32 = 3;
 
 /// The first schema with [`Record::Peak`].
 pub const PEAK_SCHEMA: u32 = 2;
+
+/// The first schema with [`Record::Idle`] and [`Record::Overhead`].
+pub const ENERGY_SCHEMA: u32 = 3;
 
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +53,10 @@ pub enum Record {
     /// The machine's peak of multiply-accumulates, once for each instruction set, thread count and
     /// round.
     Peak(PeakSample),
+    /// The energy of the idle machine, before each round and after the last.
+    Idle(IdleSample),
+    /// What measuring costs, once a round.
+    Overhead(OverheadSample),
     /// A timed kernel's logits against the reference's.
     Check(Check),
     /// A visit that did not end well.
@@ -83,6 +96,12 @@ pub struct RunHeader {
     /// The model files, to know them again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelFileId>,
+    /// Which energy sources are read.
+    #[serde(default)]
+    pub energy: EnergyChoice,
+    /// What the user states about energy.
+    #[serde(default)]
+    pub stated: StatedEnergy,
     /// Every case, in the suite's order (rounds shuffle it).
     pub cases: Vec<Case>,
 }
@@ -161,8 +180,12 @@ pub struct Sample {
     pub wall_ns: u64,
     /// CPU time of the whole worker process within the window, nanoseconds.
     pub cpu_ns: u64,
-    /// Energy within the window, by package.
-    pub energy: Figure<Vec<DomainEnergy>>,
+    /// Energy within the window, by package: in journals before schema 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Figure<Vec<DomainEnergy>>>,
+    /// The window of energy that begins with this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_window: Option<EnergyWindow>,
     /// Memory of the worker at the end of the window.
     pub memory: Figure<MemoryReading>,
     /// The worker's share of memory after the window, pages that it shares with others divided among them.
@@ -185,6 +208,29 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// The energy of one execution of the phase, in total, from the source that figures come from.
+    pub fn phase_energy(&self) -> Figure<Energy> {
+        let (energy, repetitions) = match (&self.energy_window, &self.energy) {
+            (Some(window), _) => match window.sources.first() {
+                Some(source) => (source.total(), f64::from(window.repetitions.max(1))),
+                None => return Figure::unavailable("no energy source was read"),
+            },
+            (None, Some(energy)) => (energy::total(energy), 1.0),
+            (None, None) => return Figure::unavailable("the sample has no energy"),
+        };
+        energy.map(|e| Energy {
+            energy_j: Joules(e.energy_j.0 / repetitions),
+            uncertainty_j: e.uncertainty_j.map(|u| Joules(u.0 / repetitions)),
+        })
+    }
+
+    /// The energies by domain of the source that figures come from, within the whole energy window.
+    pub fn energy_domains(&self) -> &[DomainEnergy] {
+        let first = self.energy_window.as_ref().and_then(|window| window.sources.first());
+        let energy = first.map(|source| &source.energy).or(self.energy.as_ref());
+        energy.and_then(Figure::value).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// The phase this sample measured.
     pub fn phase(&self) -> Phase {
         match self.work {
@@ -193,15 +239,6 @@ impl Sample {
             Work::Decode { .. } => Phase::Decode,
         }
     }
-}
-
-/// Energy of one domain.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DomainEnergy {
-    /// Name of the domain: `package-0`.
-    pub domain: String,
-    /// Energy within the window.
-    pub energy_j: Joules,
 }
 
 /// Resident memory of a process.

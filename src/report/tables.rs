@@ -8,13 +8,15 @@ use std::fmt::Write as _;
 use crate::engine::Span;
 use crate::error::{Error, Result};
 use crate::figure::Figure;
-use crate::journal::{Case, Counter, CounterReading, MemoryReading, PrefillCost, Record, Sample, Work};
+use crate::journal::{
+    Case, Counter, CounterReading, Energy, MemoryReading, PrefillCost, Record, Sample, Work,
+};
 use crate::probe::state::HostState;
 use crate::report::text::{host_states, ratio, round_significant};
 use crate::stats::state::{SampleState, StateJudge};
 use crate::stats::{
     self, BASELINES, Bandwidths, Latency, Row, Speedup, Spread, Summary, highest, ms, ms_per_token,
-    package_energy, per_second, percent_of, phase_name, roofline_tok_s,
+    per_second, percent_of, phase_name, roofline_tok_s,
 };
 use crate::units::Bytes;
 
@@ -315,7 +317,7 @@ fn work_tokens(sample: &Sample) -> Option<usize> {
 struct SampleRow<'a> {
     case: &'a Case,
     sample: &'a Sample,
-    energy: Figure<f64>,
+    energy: Figure<Energy>,
     bandwidth: Option<f64>,
     roofline_percent: Figure<f64>,
     state: Option<SampleState>,
@@ -381,10 +383,10 @@ fn sample_columns<'a>() -> Vec<Column<SampleRow<'a>>> {
         ("cpu_ns", |s| s.sample.cpu_ns.to_string()),
         ("work_tokens", |s| integer(work_tokens(s.sample))),
         ("tok_s", |s| number(work_tokens(s.sample).and_then(|n| per_second(n, s.sample.wall_ns)))),
-        ("energy_j", |s| number(s.energy.value().copied())),
+        ("energy_j", |s| number(s.energy.value().map(|e| e.energy_j.0))),
         ("energy_provenance", |s| s.energy.provenance()),
         ("energy_domains", |s| {
-            let domains = s.sample.energy.value().map(Vec::as_slice).unwrap_or_default();
+            let domains = s.sample.energy_domains();
             let cells: Vec<String> =
                 domains.iter().map(|d| format!("{}={}", d.domain, number(d.energy_j.0))).collect();
             cells.join(";")
@@ -452,7 +454,7 @@ pub(super) fn samples_csv(records: &[Record]) -> Result<Vec<u8>> {
                     (None, Figure::unavailable("only decode has a roofline"))
                 }
             };
-            let (energy, state) = (package_energy(sample), states.of(sample));
+            let (energy, state) = (sample.phase_energy(), states.of(sample));
             Some(SampleRow { case, sample, energy, bandwidth, roofline_percent, state })
         })
         .collect();

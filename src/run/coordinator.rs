@@ -11,15 +11,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::backend::check;
 use crate::backend::limit::MemoryCap;
-use crate::backend::protocol::{Event, Job, Reference};
+use crate::backend::protocol::{EnergySetup, Event, Job, Reference};
 use crate::engine::allowed_cpus;
 use crate::error::{Error, Result};
 use crate::journal::file::{self, Journal};
 use crate::journal::{
-    BandwidthSample, Case, Check, Failure, FailureKind, ModelFileId, PeakSample, Phase, Record, RunHeader,
-    SCHEMA, Sample, Session,
+    BandwidthSample, Case, Check, ENERGY_SCHEMA, Failure, FailureKind, IdleSample, ModelFileId,
+    OverheadSample, PeakSample, Phase, Record, RunHeader, SCHEMA, Sample, Session, StatedEnergy,
 };
 use crate::probe::clock::unix_ms;
+use crate::probe::energy::EnergyChoice;
 use crate::probe::host::{Build, Host};
 use crate::probe::{bandwidth, memory};
 use crate::suite::{Model, ModelSource, Suite};
@@ -33,6 +34,9 @@ const BANDWIDTH_PASSES: u32 = 8;
 
 /// Passes of a reading of the compute peak, with each kind of arithmetic.
 const PEAK_PASSES: u32 = 8;
+
+/// Pairs of windows, with the instruments and without, a round.
+const OVERHEAD_PAIRS: u32 = 3;
 
 /// Directory of reference logits within the run directory, while the run is under way.
 const REFERENCE_DIR: &str = ".reference";
@@ -48,8 +52,12 @@ pub struct RunOptions {
     pub profile: bool,
     /// Whether to keep packed weights beside the model files, and read them in later visits.
     pub keep_packed: bool,
+    /// Which energy sources to read.
+    pub energy: EnergyChoice,
     /// Root of a simulated machine, whose energy sources are read in the place of this one's.
     pub energy_root: Option<PathBuf>,
+    /// What the user states about energy.
+    pub stated: StatedEnergy,
 }
 
 /// How a run ended.
@@ -105,6 +113,11 @@ pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
             .iter()
             .map(|m| ModelFileId { model: m.label.clone(), blake3: m.blake3.clone() })
             .collect(),
+        energy: options.energy.clone(),
+        stated: StatedEnergy {
+            cpus: options.stated.tdp_w.and_then(|_| host.logical_cores.value().copied()),
+            ..options.stated.clone()
+        },
         cases,
     };
     let journal = found(&dir, &suite_toml, &host, &header).inspect_err(|_| {
@@ -257,6 +270,10 @@ struct Run {
     sampled: HashSet<(String, u32, Phase)>,
     /// Bandwidth readings that it has, by round and threads.
     bandwidths: HashSet<(u32, u32)>,
+    /// Rounds before which it has the idle machine.
+    idles: HashSet<u32>,
+    /// Rounds of which it has the instruments' cost.
+    overheads: HashSet<u32>,
     /// Compute peaks that it has, by round, instruction set and threads.
     peaks: HashSet<(u32, String, u32)>,
     /// Cases and probes that failed in a round, by name; `None` for good.
@@ -285,6 +302,8 @@ impl Run {
             records: Vec::new(),
             sampled: HashSet::new(),
             bandwidths: HashSet::new(),
+            idles: HashSet::new(),
+            overheads: HashSet::new(),
             peaks: HashSet::new(),
             failed: HashSet::new(),
             checked: HashSet::new(),
@@ -298,6 +317,12 @@ impl Run {
     fn note(&mut self, record: Record) {
         match &record {
             Record::Run(_) | Record::Session(_) => {}
+            Record::Idle(i) => {
+                self.idles.insert(i.before_round);
+            }
+            Record::Overhead(o) => {
+                self.overheads.insert(o.round);
+            }
             Record::Sample(s) => {
                 self.next_visit = self.next_visit.max(s.visit + 1);
                 self.sampled.insert((s.case.clone(), s.round, s.phase()));
@@ -395,7 +420,14 @@ impl Run {
             tasks.retain(|task| !self.settled(round, task));
             (round, tasks)
         };
-        (1..=self.header.rounds).map(tasks).collect()
+        let mut rounds: Vec<_> = (1..=self.header.rounds).map(tasks).collect();
+        // The idle machine is also looked at after the last round, if there is anything left of the run.
+        if rounds.iter().any(|(_, tasks)| !tasks.is_empty()) {
+            let last = self.header.rounds + 1;
+            rounds.push((last, vec![Task::Idle]));
+            rounds.last_mut().expect("pushed").1.retain(|task| !self.settled(last, task));
+        }
+        rounds
     }
 
     /// Whether a task needs no (more) doing.
@@ -407,6 +439,8 @@ impl Run {
         }
         match task {
             Task::Bandwidth(threads) => self.bandwidths.contains(&(round, *threads)),
+            Task::Idle => self.idles.contains(&round) || self.header.schema < ENERGY_SCHEMA,
+            Task::Overhead => self.overheads.contains(&round),
             Task::Peak { isa, threads } => self.peaks.contains(&(round, isa.clone(), *threads)),
             Task::Case(i) => {
                 let case = &self.header.cases[*i];
@@ -431,6 +465,8 @@ impl Run {
     fn name(&self, task: &Task) -> String {
         match task {
             Task::Case(i) => self.header.cases[*i].id.clone(),
+            Task::Idle => "idle".to_owned(),
+            Task::Overhead => "overhead".to_owned(),
             Task::Bandwidth(threads) => format!("bandwidth/t{threads}"),
             Task::Peak { isa, threads } => format!("peak/{isa}/t{threads}"),
         }
@@ -451,6 +487,30 @@ impl Run {
                         buffer,
                         passes,
                     })),
+                    other => Err(unexpected(&other)),
+                })
+            }
+            Task::Idle => {
+                worker::run(&Job::Idle { energy: self.energy() }, timeout, stop, |event| match event {
+                    Event::Idle { ended_unix_ms, wall_ns, sources } => {
+                        self.append(Record::Idle(IdleSample {
+                            before_round: round,
+                            ended_unix_ms,
+                            wall_ns,
+                            sources,
+                        }))
+                    }
+                    other => Err(unexpected(&other)),
+                })
+            }
+            Task::Overhead => {
+                // Where it would disturb most: on all CPUs that the cases use.
+                let threads = self.header.cases.iter().map(|c| c.threads).max().unwrap_or(1);
+                let job = Job::Overhead { energy: self.energy(), threads, pairs: OVERHEAD_PAIRS };
+                worker::run(&job, timeout, stop, |event| match event {
+                    Event::Overhead { pairs } => {
+                        self.append(Record::Overhead(OverheadSample { round, threads, pairs }))
+                    }
                     other => Err(unexpected(&other)),
                 })
             }
@@ -488,7 +548,7 @@ impl Run {
                     check,
                     kept: self.header.keep_packed.then(|| model.blake3.clone()),
                     profile: self.header.profile,
-                    energy_root: self.energy_root.clone(),
+                    energy: self.energy(),
                     cap: cap.clone(),
                 };
                 let ended = worker::run(&job, timeout, stop, |event| {
@@ -503,6 +563,10 @@ impl Run {
                 })
             }
         }
+    }
+
+    fn energy(&self) -> EnergySetup {
+        EnergySetup { choice: self.header.energy.clone(), root: self.energy_root.clone() }
     }
 
     fn model(&self, case: &Case) -> Result<PlannedModel> {
@@ -585,8 +649,9 @@ fn record(case: &Case, round: u32, visit: u32, event: Event) -> Result<Record> {
             ended_unix_ms,
             wall_ns,
             cpu_ns,
-            energy,
             memory,
+            energy: None,
+            energy_window: Some(energy),
             pss: Some(pss),
             faults: Some(faults),
             counters: Some(counters),

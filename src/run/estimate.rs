@@ -11,6 +11,10 @@ use super::plan::{PlannedModel, Task};
 const BANDWIDTH_S: f64 = 1.0;
 /// The same of a reading of the compute peak: twice eight passes of 20 ms and their calibration.
 const PEAK_S: f64 = 0.5;
+/// The same of the idle machine, where there is an energy source.
+const IDLE_S: f64 = 2.0;
+/// The same of the instruments' cost: three pairs of half a second, and finding out how much work that is.
+const OVERHEAD_S: f64 = 4.0;
 
 /// Durations seen so far, and a rough model for what was not seen yet.
 #[derive(Debug)]
@@ -20,6 +24,8 @@ pub(super) struct Estimate {
     seen: HashMap<usize, f64>,
     bandwidth_s: f64,
     peak_s: f64,
+    idle_s: f64,
+    overhead_s: f64,
 }
 
 impl Estimate {
@@ -34,6 +40,8 @@ impl Estimate {
             seen: HashMap::new(),
             bandwidth_s: BANDWIDTH_S,
             peak_s: PEAK_S,
+            idle_s: IDLE_S,
+            overhead_s: OVERHEAD_S,
         }
     }
 
@@ -45,6 +53,8 @@ impl Estimate {
             }
             Task::Bandwidth(_) => self.bandwidth_s = took.as_secs_f64(),
             Task::Peak { .. } => self.peak_s = took.as_secs_f64(),
+            Task::Idle => self.idle_s = took.as_secs_f64(),
+            Task::Overhead => self.overhead_s = took.as_secs_f64(),
         }
     }
 
@@ -60,6 +70,8 @@ impl Estimate {
                 Task::Case(i) => self.seen.get(i).copied().unwrap_or(self.modelled[*i] * factor),
                 Task::Bandwidth(_) => self.bandwidth_s,
                 Task::Peak { .. } => self.peak_s,
+                Task::Idle => self.idle_s,
+                Task::Overhead => self.overhead_s,
             })
             .sum();
         Duration::from_secs_f64(total.clamp(0.0, 1e9))

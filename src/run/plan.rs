@@ -7,7 +7,7 @@ use bitjoule_kernels::{Isa, Kernel};
 use crate::backend::protocol::ModelFile;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::journal::{Case, PEAK_SCHEMA};
+use crate::journal::{Case, ENERGY_SCHEMA, PEAK_SCHEMA};
 use crate::model::{
     BUILTIN_GGUF, BUILTIN_NAME, Config, EmbeddingType, Geometry, SYNTH_SEED, WeightType, file_hash, synth,
 };
@@ -186,6 +186,10 @@ pub(super) fn cache_dir() -> PathBuf {
 pub(super) enum Task {
     /// A case, by its index.
     Case(usize),
+    /// The energy of the idle machine.
+    Idle,
+    /// What the instruments cost.
+    Overhead,
     /// The bandwidth of so many threads.
     Bandwidth(u32),
     /// The peak of multiply-accumulates of so many threads in an instruction set.
@@ -198,7 +202,8 @@ pub(super) enum Task {
 }
 
 /// The tasks of `round`, shuffled (Fisher-Yates, SplitMix64 from the seed and the round): the same order
-/// in every session of the run. A run of a schema before [`PEAK_SCHEMA`] has no compute peaks.
+/// in every session of the run. The idle machine comes first. A run of
+/// a schema before [`PEAK_SCHEMA`] has no compute peaks, one before [`ENERGY_SCHEMA`] neither idle machine nor cost.
 pub(super) fn order(schema: u32, cases: &[Case], seed: u64, round: u32) -> Vec<Task> {
     let mut threads: Vec<u32> = cases.iter().map(|c| c.threads).collect();
     threads.sort_unstable();
@@ -210,6 +215,9 @@ pub(super) fn order(schema: u32, cases: &[Case], seed: u64, round: u32) -> Vec<T
         peaks.dedup();
         tasks.extend(peaks.into_iter().map(|(isa, threads)| Task::Peak { isa: isa.to_owned(), threads }));
     }
+    if schema >= ENERGY_SCHEMA {
+        tasks.push(Task::Overhead);
+    }
     tasks.extend((0..cases.len()).map(Task::Case));
     let mut state = seed ^ u64::from(round).wrapping_mul(0xd134_2543_de82_ef95);
     for i in (1..tasks.len()).rev() {
@@ -217,6 +225,10 @@ pub(super) fn order(schema: u32, cases: &[Case], seed: u64, round: u32) -> Vec<T
         let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         tasks.swap(i, ((z ^ (z >> 31)) % (i as u64 + 1)) as usize);
+    }
+    // The machine is idle between the rounds.
+    if schema >= ENERGY_SCHEMA {
+        tasks.insert(0, Task::Idle);
     }
     tasks
 }
@@ -300,7 +312,8 @@ mod tests {
         }
         // Bandwidth with one thread and with two; peaks of both, in scalar and in the best set.
         let isas = if bitjoule_kernels::Isa::best() == Isa::SCALAR { 1 } else { 2 };
-        assert_eq!(first.len(), cases.len() + 2 + 2 * isas);
+        assert_eq!(first.len(), cases.len() + 2 + 2 * isas + 2);
+        assert_eq!(first[0], Task::Idle);
         assert_eq!(order(1, &cases, 1, 1).len(), cases.len() + 2);
     }
 }

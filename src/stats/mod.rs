@@ -24,7 +24,7 @@ use crate::units::Bytes;
 pub use memory::{MemoryUse, PhaseFaults};
 pub use profile::Breakdown;
 pub(crate) use profile::{ms_per_token, spans};
-pub use rounds::{Bandwidths, package_energy};
+pub use rounds::Bandwidths;
 use rounds::{Peaks, Round, rounds_of};
 pub(crate) use rounds::{highest, roofline_tok_s};
 pub(crate) use rounds::{percent_of, phase_name};
@@ -238,7 +238,9 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
             | Record::Session(_)
             | Record::Sample(_)
             | Record::Bandwidth(_)
-            | Record::Peak(_) => {}
+            | Record::Peak(_)
+            | Record::Idle(_)
+            | Record::Overhead(_) => {}
         }
     }
     let figures: Vec<Vec<Round>> = header

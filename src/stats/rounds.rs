@@ -18,7 +18,7 @@ pub(super) struct Phases<'a> {
 
 /// Whether a failure of that name is of no case: of a probe of the machine, or of making reference logits.
 fn is_probe(name: &str) -> bool {
-    ["bandwidth/", "peak/", "reference/"].iter().any(|probe| name.starts_with(probe))
+    ["bandwidth/", "peak/", "reference/", "idle", "overhead"].iter().any(|probe| name.starts_with(probe))
 }
 
 /// The complete rounds of each case, by its identity, in the order of the rounds.
@@ -44,7 +44,9 @@ pub(super) fn rounds_of<'a>(
             | Record::Run(_)
             | Record::Session(_)
             | Record::Bandwidth(_)
-            | Record::Peak(_) => continue,
+            | Record::Peak(_)
+            | Record::Idle(_)
+            | Record::Overhead(_) => continue,
         };
         let Some(samples) = planned.get_mut(case.as_str()) else {
             return Err(Error::input(format!("the journal holds a record of {case}, which was not planned")));
@@ -160,7 +162,7 @@ impl<'a> Round<'a> {
                 .map(|cost| (cost.int8_macs as f64 + cost.f32_macs as f64) / prompt as f64),
             prefill_roofline_percent: percent_of("prefill", prefill_tok_s, &prefill_roofline_tok_s),
             prefill_roofline_tok_s,
-            energy_j_per_token: match (package_energy(decode), steps) {
+            energy_j_per_token: match (decode.phase_energy().map(|e| e.energy_j.0), steps) {
                 (Figure::Unavailable { why }, _) => Figure::Unavailable { why },
                 (_, 0) => Figure::unavailable("no decode step"),
                 (energy, steps) => energy.map(|j| j / steps as f64),
@@ -177,27 +179,6 @@ pub(crate) fn percent_of(phase: &str, rate: Option<f64>, roofline: &Figure<f64>)
         return Figure::unavailable("the roofline rate is impossible");
     }
     percent
-}
-
-/// Energy of all packages within the window of `sample`, joules. Domains that are not packages
-/// (cores, memory, platform) are left out: they overlap with the packages or with each other.
-/// A sum of zero is a counter that did not advance, which is not a measurement of no energy.
-pub fn package_energy(sample: &Sample) -> Figure<f64> {
-    let Some(domains) = sample.energy.value() else {
-        return sample.energy.clone().map(|_| 0.0);
-    };
-    let packages: Vec<f64> =
-        domains.iter().filter(|d| d.domain.starts_with("package")).map(|d| d.energy_j.0).collect();
-    let sum: f64 = packages.iter().sum();
-    if packages.is_empty() {
-        Figure::unavailable("no package among the energy domains")
-    } else if packages.iter().any(|j| !j.is_finite() || *j < 0.0) || !sum.is_finite() {
-        Figure::unavailable("the energy counter gave an impossible reading")
-    } else if sum == 0.0 {
-        Figure::unavailable("the energy counter did not advance within the window")
-    } else {
-        sample.energy.clone().map(|_| sum)
-    }
 }
 
 /// The machine's read bandwidth in each round with each thread count: the highest pass of the probe.

@@ -79,7 +79,15 @@ impl Default for Visit {
 /// A measured energy of `joules` of package 0.
 #[allow(dead_code)] // Not every test file needs energy.
 pub(crate) fn joules(joules: f64) -> Figure<Vec<DomainEnergy>> {
-    Figure::measured(vec![DomainEnergy { domain: "package-0".into(), energy_j: Joules(joules) }], "powercap")
+    Figure::measured(
+        vec![DomainEnergy {
+            domain: "package-0".into(),
+            energy_j: Joules(joules),
+            uncertainty_j: None,
+            in_total: None,
+        }],
+        "powercap",
+    )
 }
 
 /// A case with prompt 32 and 32 generated tokens.
@@ -115,6 +123,8 @@ impl Journal {
             memory_limit: None,
             keep_packed: false,
             models: Vec::new(),
+            energy: Default::default(),
+            stated: Default::default(),
             cases,
         };
         Journal { records: vec![Record::Run(header)], visit: 0 }
@@ -169,7 +179,8 @@ impl Journal {
                 ended_unix_ms: 1_750_000_000_000 + u64::from(self.visit),
                 wall_ns,
                 cpu_ns: visit.cpu_ns,
-                energy: visit.energy.clone(),
+                energy: Some(visit.energy.clone()),
+                energy_window: None,
                 memory: visit.memory.clone(),
                 pss: visit.pss.clone(),
                 faults: visit.faults.clone(),

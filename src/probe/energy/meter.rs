@@ -96,6 +96,11 @@ impl Meter {
         self.reader.is_some()
     }
 
+    /// Whether any source could be opened.
+    pub fn is_open(&self) -> bool {
+        self.shared.slots.iter().any(|slot| matches!(slot, Slot::Open(_)))
+    }
+
     /// Reads everything now.
     pub fn mark(&self) -> Mark {
         self.mark_with(|tracker| tracker.mark(self.shared.epoch.elapsed(), clock::slept()))
