@@ -1,23 +1,27 @@
-//! From figures to what a person opens: CSV files, Markdown, plots and the lines on the terminal.
+//! From figures to what a person opens: CSV files, plots, the page and the lines on the terminal.
 
+mod claim;
+mod page;
 mod plots;
 mod tables;
 mod text;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::journal::Record;
-use crate::stats::{self, Summary};
+use crate::stats;
+use plots::Plot;
 
 pub use text::{host_states, terminal_profile, terminal_summary, verdict};
 
 /// Writes everything that follows from a journal into the directory of its run, and returns the
 /// files in the order they were written: `samples.csv`, `latencies.csv`, `summary.csv`,
-/// `memory.csv`, `counters.csv`, `speedup.csv`, `speedup.md`, `profile.csv` if the run has a profile, and in `plots/` each figure as SVG
-/// and PNG. Each file is written
-/// beside its name and renamed, so that a reader never sees half of one.
+/// `memory.csv`, `counters.csv`, `speedup.csv`, `scaling.csv`, `profile.csv` if the run has a profile,
+/// `speedup.md`, in `plots/` each figure as SVG and PNG, and the report as one page: `report.html` and
+/// `report.md`. Each file is written beside its name and renamed, so that a reader never sees half of one.
 ///
 /// # Errors
 /// [`Error::Input`] if the journal contradicts itself (see [`stats::summarize`]); otherwise the
@@ -25,6 +29,7 @@ pub use text::{host_states, terminal_profile, terminal_summary, verdict};
 pub fn write_all(run_dir: &Path, records: &[Record]) -> Result<Vec<PathBuf>> {
     let summary = stats::summarize(records)?;
     let mut written = Vec::new();
+    let mut tables = BTreeMap::new();
     let mut write = |name: &str, contents: &[u8]| {
         let path = run_dir.join(name);
         atomically(&path, |temporary| {
@@ -33,25 +38,35 @@ pub fn write_all(run_dir: &Path, records: &[Record]) -> Result<Vec<PathBuf>> {
         written.push(path);
         Ok::<(), Error>(())
     };
-    write("samples.csv", &tables::samples_csv(records)?)?;
-    write("latencies.csv", &tables::latencies_csv(records)?)?;
-    write("summary.csv", &tables::summary_csv(&summary)?)?;
-    write("memory.csv", &tables::memory_csv(&summary)?)?;
-    write("counters.csv", &tables::counters_csv(records)?)?;
-    write("speedup.csv", &tables::speedup_csv(&summary)?)?;
-    write("speedup.md", tables::speedup_markdown(&summary).as_bytes())?;
-    if let Some(profile) = tables::profile_csv(records)? {
-        write("profile.csv", &profile)?;
+    for (name, table) in [
+        ("samples.csv", Some(tables::samples_csv(records)?)),
+        ("latencies.csv", Some(tables::latencies_csv(records)?)),
+        ("summary.csv", Some(tables::summary_csv(&summary)?)),
+        ("memory.csv", Some(tables::memory_csv(&summary)?)),
+        ("counters.csv", Some(tables::counters_csv(records)?)),
+        ("speedup.csv", Some(tables::speedup_csv(&summary)?)),
+        ("scaling.csv", Some(tables::scaling_csv(&summary)?)),
+        ("profile.csv", tables::profile_csv(records)?),
+    ] {
+        if let Some(table) = table {
+            write(name, &table)?;
+            tables.insert(name, table);
+        }
     }
-    written.extend(write_plots(run_dir, &summary)?);
+    write("speedup.md", tables::speedup_markdown(&summary).as_bytes())?;
+    let plots = plots::figures(&summary)?;
+    let pages = page::pages(run_dir, records, &summary, &plots, &tables)?;
+    write("report.html", pages.html.as_bytes())?;
+    write("report.md", pages.markdown.as_bytes())?;
+    written.extend(write_plots(run_dir, &plots)?);
     Ok(written)
 }
 
-fn write_plots(run_dir: &Path, summary: &Summary) -> Result<Vec<PathBuf>> {
+fn write_plots(run_dir: &Path, plots: &[Plot]) -> Result<Vec<PathBuf>> {
     let directory = run_dir.join("plots");
     fs::create_dir_all(&directory).map_err(|e| Error::io("create", &directory, &e))?;
     let mut written = Vec::new();
-    for (name, scene) in plots::figures(summary)? {
+    for Plot { name, scene, .. } in plots {
         let svg = directory.join(format!("{name}.svg"));
         let text = scene.svg().map_err(|e| e.at(svg.display()))?;
         atomically(&svg, |temporary| fs::write(temporary, &text).map_err(|e| Error::io("write", &svg, &e)))?;

@@ -15,7 +15,7 @@ use crate::probe::state::HostState;
 use crate::report::text::{host_states, ratio, round_significant};
 use crate::stats::state::{SampleState, StateJudge};
 use crate::stats::{
-    self, BASELINES, Bandwidths, Latency, Row, Speedup, Spread, Summary, highest, ms, ms_per_token,
+    self, BASELINES, Bandwidths, Latency, Row, Scaling, Speedup, Spread, Summary, highest, ms, ms_per_token,
     per_second, percent_of, phase_name, roofline_tok_s,
 };
 use crate::units::Bytes;
@@ -122,6 +122,7 @@ const SUMMARY: &[Column<Row>] = &[
     ("prefill_mac_per_token", |r| number(r.prefill_mac_per_token)),
     ("embedding", |r| r.case.embedding.clone().unwrap_or_default()),
     ("load_kept_ms", |r| number(r.load_kept_ms)),
+    ("parameters", |r| number(r.parameters)),
 ];
 
 /// `summary.csv`: a row a case.
@@ -302,6 +303,32 @@ const SPEEDUP: &[Column<Speedup>] = &[
 /// `speedup.csv`: a row for each case and baseline kernel.
 pub(super) fn speedup_csv(summary: &Summary) -> Result<Vec<u8>> {
     csv(SPEEDUP, &summary.speedups)
+}
+
+const SCALING: &[Column<Scaling>] = &[
+    ("backend", |s| s.case.backend.clone()),
+    ("model", |s| s.case.model.clone()),
+    ("kernel", |s| s.case.kernel.clone()),
+    ("isa", |s| s.case.isa.clone()),
+    ("threads", |s| s.case.threads.to_string()),
+    ("n_prompt", |s| s.case.n_prompt.to_string()),
+    ("n_gen", |s| s.case.n_gen.to_string()),
+    ("kv", |s| s.case.kv.clone()),
+    ("base_threads", |s| s.base_threads.to_string()),
+    ("rounds", |s| s.decode.or(s.prefill).map_or(0, |d| d.rounds).to_string()),
+    ("status", |s| s.status.clone()),
+    ("decode_scaling", |s| median(s.decode)),
+    ("decode_scaling_min", |s| min(s.decode)),
+    ("decode_scaling_max", |s| max(s.decode)),
+    ("prefill_scaling", |s| median(s.prefill)),
+    ("prefill_scaling_min", |s| min(s.prefill)),
+    ("prefill_scaling_max", |s| max(s.prefill)),
+    ("bandwidth_scaling", |s| median(s.bandwidth)),
+];
+
+/// `scaling.csv`: a row for each case that was run with several thread counts.
+pub(super) fn scaling_csv(summary: &Summary) -> Result<Vec<u8>> {
+    csv(SCALING, &summary.scaling)
 }
 
 /// Tokens that a window computed: the prompt, or the decode steps.
@@ -551,8 +578,21 @@ pub(super) fn profile_csv(records: &[Record]) -> Result<Option<Vec<u8>>> {
     if rows.is_empty() { Ok(None) } else { csv(&span_columns(), &rows).map(Some) }
 }
 
+/// Speedups in words: of decode (or why there is none), of prefill, and the energy saved.
+pub(super) fn speedup_cells(s: &Speedup) -> [String; 3] {
+    let spread = |s: Option<Spread>, absent: &str| s.map_or_else(|| absent.to_owned(), ratio);
+    let absent = if s.status == "ok" { "-" } else { &s.status };
+    let energy = match s.energy_reduction_percent() {
+        Some(percent) if percent >= 0.0 => format!("{} % less", round_significant(percent, 3)),
+        Some(percent) => format!("{} % more", round_significant(-percent, 3)),
+        None => "unavailable".to_owned(),
+    };
+    let simulated = if matches!(s.energy_ratio, Figure::Simulated { .. }) { " (simulated)" } else { "" };
+    [spread(s.decode, absent), spread(s.prefill, "-"), energy + simulated]
+}
+
 /// Text that cannot break out of a cell of a Markdown table.
-fn cell(text: &str) -> String {
+pub(super) fn cell(text: &str) -> String {
     text.replace(['\n', '\r'], " ").replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;")
 }
 
@@ -583,19 +623,11 @@ pub(super) fn speedup_markdown(summary: &Summary) -> String {
              | --- | --- | --- | --- | ---: | ---: | ---: | --- | --- | ---: | ---: | ---: |\n"
         );
         for s in rows {
-            let spread = |s: Option<Spread>, absent: &str| s.map_or_else(|| absent.to_owned(), ratio);
-            let absent = if s.status == "ok" { "-".to_owned() } else { cell(&s.status) };
-            let energy = match s.energy_reduction_percent() {
-                Some(percent) if percent >= 0.0 => format!("{} % less", round_significant(percent, 3)),
-                Some(percent) => format!("{} % more", round_significant(-percent, 3)),
-                None => "unavailable".to_owned(),
-            };
-            let simulated =
-                if matches!(s.energy_ratio, Figure::Simulated { .. }) { " (simulated)" } else { "" };
+            let [decode, prefill, energy] = speedup_cells(s).map(|text| cell(&text));
             let c = &s.case;
             let _ = writeln!(
                 out,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {energy}{simulated} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {decode} | {prefill} | {energy} |",
                 cell(&c.backend),
                 cell(&c.model),
                 cell(&c.kernel),
@@ -605,8 +637,6 @@ pub(super) fn speedup_markdown(summary: &Summary) -> String {
                 c.n_gen,
                 cell(&c.kv),
                 cell(s.baseline_isa.as_deref().unwrap_or("-")),
-                spread(s.decode, &absent),
-                spread(s.prefill, "-"),
             );
         }
     }

@@ -41,7 +41,7 @@ pub(super) fn count(n: impl Into<u64>, noun: &str) -> String {
 }
 
 /// `text` with spaces for line breaks and other control characters, which could move the cursor.
-fn on_one_line(text: &str) -> String {
+pub(super) fn on_one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -224,10 +224,9 @@ fn column(
     TextColumn { title, right, expendable, cells: rows.iter().map(cell).collect() }
 }
 
-/// One sentence that says what won by how much: the fastest case of the heaviest model (the one
-/// whose steps read most, then with most threads), against each baseline kernel, with the smallest
-/// and largest ratio of the rounds. A second sentence counts the cases that do not enter it.
-pub fn verdict(summary: &Summary) -> String {
+/// The fastest of the cases that are `eligible`, among those of the heaviest model (the one whose steps read
+/// most) with the most threads.
+pub(super) fn winner(summary: &Summary, eligible: impl Fn(&Row) -> bool) -> Option<&Row> {
     let rated = || summary.rows.iter().filter(|r| r.usable() && r.decode_tok_s.is_some());
     let rate = |row: &Row| row.decode_tok_s.map_or(0.0, |s| s.median);
     let weight = |row: &Row| {
@@ -237,13 +236,19 @@ pub fn verdict(summary: &Summary) -> String {
             .filter_map(|r| r.bytes_per_token)
             .fold(0.0, f64::max)
     };
-    let winner = rated().max_by(|a, b| {
+    rated().filter(|row| eligible(row)).max_by(|a, b| {
         weight(a)
             .total_cmp(&weight(b))
             .then(a.case.threads.cmp(&b.case.threads))
             .then(rate(a).total_cmp(&rate(b)))
-    });
-    let sentence = match winner {
+    })
+}
+
+/// One sentence that says what won by how much: the fastest case of the heaviest model (the one
+/// whose steps read most, then with most threads), against each baseline kernel, with the smallest
+/// and largest ratio of the rounds. A second sentence counts the cases that do not enter it.
+pub fn verdict(summary: &Summary) -> String {
+    let sentence = match winner(summary, |_| true) {
         Some(row) => win(summary, row),
         None => match summary.rows.iter().find(|r| r.status != Status::Ok) {
             Some(row) => format!("No case has a decode speed; {}: {}.", row.case.id, row.status),

@@ -6,6 +6,7 @@ pub mod arithmetic;
 mod memory;
 mod profile;
 mod rounds;
+mod scaling;
 mod speedup;
 mod spread;
 pub mod state;
@@ -28,6 +29,7 @@ pub use rounds::Bandwidths;
 use rounds::{Peaks, Round, rounds_of};
 pub(crate) use rounds::{highest, roofline_tok_s};
 pub(crate) use rounds::{percent_of, phase_name};
+pub use scaling::Scaling;
 pub use speedup::{BASELINES, Speedup};
 pub use spread::{Spread, ms, per_second, percentile};
 use state::StateCounts;
@@ -43,6 +45,8 @@ pub struct Summary {
     pub rows: Vec<Row>,
     /// Every case against every baseline kernel of its model, threads and workload.
     pub speedups: Vec<Speedup>,
+    /// Every case that was run with several thread counts against itself with the fewest.
+    pub scaling: Vec<Scaling>,
     /// The host while the samples were taken.
     pub states: StateCounts,
 }
@@ -105,6 +109,9 @@ pub struct Row {
     pub peak_f32_mac_per_s: Option<f64>,
     /// Multiply-accumulates of the prefill ÷ prompt tokens.
     pub prefill_mac_per_token: Option<f64>,
+    /// Weights that a decode step multiplies, those of the linear layers and of the output projection: the
+    /// size of the model. Older journals do not have it.
+    pub parameters: Option<f64>,
     /// What a reader should know about empty figures, such as a window of zero length.
     pub notes: Vec<String>,
 }
@@ -262,8 +269,9 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
         })
         .collect();
     let speedups = speedup::speedups(&rows, &figures);
+    let scaling = scaling::scaling(&rows, &figures);
     let states = StateCounts::of(&header.cases, records);
-    Ok(Summary { suite: header.suite.clone(), rounds: header.rounds, rows, speedups, states })
+    Ok(Summary { suite: header.suite.clone(), rounds: header.rounds, rows, speedups, scaling, states })
 }
 
 fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Failure]) -> Status {
@@ -359,6 +367,7 @@ fn row(header: &RunHeader, case: &Case, complete: &[Round], status: Status, chec
         peak_int8_mac_per_s: median(&mut rounds.iter().filter_map(|r| r.peak?.int8_mac_per_s)),
         peak_f32_mac_per_s: median(&mut rounds.iter().filter_map(|r| r.peak?.f32_mac_per_s)),
         prefill_mac_per_token: median(&mut rounds.iter().filter_map(|r| r.prefill_mac_per_token)),
+        parameters: median(&mut rounds.iter().filter_map(|r| r.parameters())),
         notes,
     }
 }

@@ -171,6 +171,18 @@ impl<'a> Round<'a> {
     }
 }
 
+impl Round<'_> {
+    /// Weights that a decode step multiplies: of the linear layers and of the output projection.
+    pub(super) fn parameters(&self) -> Option<f64> {
+        match &self.decode.work {
+            Work::Decode { macs: Some(macs), .. } if self.steps > 0 => {
+                Some((macs.linear + macs.head) as f64 / self.steps as f64)
+            }
+            Work::Load { .. } | Work::Prefill { .. } | Work::Decode { .. } => None,
+        }
+    }
+}
+
 /// 100 × `rate` of `phase` ÷ `roofline`, with the roofline's provenance.
 pub(crate) fn percent_of(phase: &str, rate: Option<f64>, roofline: &Figure<f64>) -> Figure<f64> {
     let Some(rate) = rate else { return Figure::unavailable(format!("no {phase} rate")) };

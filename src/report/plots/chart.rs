@@ -1,4 +1,4 @@
-//! Horizontal bars in groups and panels: the one layout of all figures.
+//! Horizontal bars in groups and panels: the layout of figures with a row a case.
 //!
 //! Horizontal, because names of models and kernels are long and many, and a row each never overlaps:
 //! the figure grows downwards. Every row is labelled with its kernel, so that colour only helps.
@@ -12,25 +12,25 @@ use crate::error::Result;
 /// Nominal width of every figure.
 pub(super) const WIDTH: u32 = 800;
 
-const MARGIN: f64 = 16.0;
+pub(super) const MARGIN: f64 = 16.0;
 const ROW: f64 = 19.0;
 const BAR: f64 = 13.0;
 const HEADING: f64 = 20.0;
 const GROUP_GAP: f64 = 10.0;
-const PANEL_GAP: f64 = 22.0;
+pub(super) const PANEL_GAP: f64 = 22.0;
 /// No column of labels at the left takes more than this of the width,
 const LABEL_MAX: f64 = 170.0;
 /// and no text at the right more than this.
 const TEXT_MAX: f64 = 240.0;
-const TITLE_SIZE: f64 = 19.0;
-const PANEL_SIZE: f64 = 14.5;
+pub(super) const TITLE_SIZE: f64 = 19.0;
+pub(super) const PANEL_SIZE: f64 = 14.5;
 const GROUP_SIZE: f64 = 13.5;
-const TEXT_SIZE: f64 = 12.5;
+pub(super) const TEXT_SIZE: f64 = 12.5;
 
 pub(super) const INK: RGBColor = RGBColor(0x1a, 0x1a, 0x1a);
-const SOFT: RGBColor = RGBColor(0x44, 0x44, 0x44);
-const GRID: RGBColor = RGBColor(0xd8, 0xd8, 0xd8);
-const FAINT: RGBColor = RGBColor(0xee, 0xee, 0xee);
+pub(super) const SOFT: RGBColor = RGBColor(0x44, 0x44, 0x44);
+pub(super) const GRID: RGBColor = RGBColor(0xd8, 0xd8, 0xd8);
+pub(super) const FAINT: RGBColor = RGBColor(0xee, 0xee, 0xee);
 /// Fill of the room between a bar and its limit.
 const HOLLOW: RGBColor = RGBColor(0xff, 0xff, 0xff);
 
@@ -112,20 +112,7 @@ impl Chart {
     pub(super) fn lay_out(&self) -> Result<Scene> {
         let width = f64::from(WIDTH);
         let mut scene = Scene::new(WIDTH);
-        let mut y = MARGIN + TITLE_SIZE / 2.0;
-        scene.text(
-            (MARGIN, y),
-            Anchor::Start,
-            TITLE_SIZE,
-            INK,
-            &elide(&self.title, TITLE_SIZE, width - 2.0 * MARGIN)?,
-        );
-        y += TITLE_SIZE / 2.0 + 4.0;
-        for line in wrap(&self.subtitle, TEXT_SIZE, width - 2.0 * MARGIN)? {
-            y += TEXT_SIZE / 2.0 + 3.0;
-            scene.text((MARGIN, y), Anchor::Start, TEXT_SIZE, SOFT, &line);
-            y += TEXT_SIZE / 2.0 + 1.0;
-        }
+        let mut y = heading(&mut scene, &self.title, &self.subtitle)?;
         if !self.legend.is_empty() {
             y += 14.0;
             let mut x = MARGIN;
@@ -214,6 +201,8 @@ impl Chart {
                 scene.text((MARGIN, y), Anchor::Start, GROUP_SIZE, INK, &heading);
                 y += HEADING / 2.0;
                 for row in &group.rows {
+                    let note = format!("{}, {} {}: {}", group.label, row.labels[0], row.labels[1], row.text);
+                    scene.note((MARGIN, y), (width - MARGIN, y + ROW), &note);
                     let middle = y + ROW / 2.0;
                     for (label, x, room, color) in [
                         (&row.labels[0], kernel_x, kernel_width, INK),
@@ -255,6 +244,20 @@ impl Chart {
         scene.set_height(y + MARGIN);
         Ok(scene)
     }
+}
+
+/// Writes title and subtitle; returns the height below them.
+pub(super) fn heading(scene: &mut Scene, title: &str, subtitle: &str) -> Result<f64> {
+    let room = f64::from(WIDTH) - 2.0 * MARGIN;
+    let mut y = MARGIN + TITLE_SIZE / 2.0;
+    scene.text((MARGIN, y), Anchor::Start, TITLE_SIZE, INK, &elide(title, TITLE_SIZE, room)?);
+    y += TITLE_SIZE / 2.0 + 4.0;
+    for line in wrap(subtitle, TEXT_SIZE, room)? {
+        y += TEXT_SIZE / 2.0 + 3.0;
+        scene.text((MARGIN, y), Anchor::Start, TEXT_SIZE, SOFT, &line);
+        y += TEXT_SIZE / 2.0 + 1.0;
+    }
+    Ok(y)
 }
 
 /// Whether the labels of `ticks` leave room between them.

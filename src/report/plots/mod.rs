@@ -2,7 +2,9 @@
 
 mod axis;
 mod chart;
+mod lines;
 mod scene;
+mod trends;
 
 use plotters::style::RGBColor;
 
@@ -12,6 +14,7 @@ use crate::figure::Figure;
 use crate::journal::{Case, Phase};
 use crate::stats::{BASELINES, Row, Status, Summary, phase_name};
 use chart::{Chart, Group, Mark, Panel};
+use lines::Lines;
 use scene::Scene;
 
 /// Colours of kernels. They differ in luminance first (CIE L* of the ten, greys included, is at
@@ -32,17 +35,136 @@ const BASELINE_COLORS: [RGBColor; 2] = [RGBColor(0xf0, 0xf0, 0xf0), RGBColor(0xb
 const ANONYMOUS: RGBColor = PALETTE[0];
 const FILE_BACKED: RGBColor = PALETTE[4];
 
-/// Every figure with the name of its files; that of the profile only if there is one.
-pub(super) fn figures(summary: &Summary) -> Result<Vec<(&'static str, Scene)>> {
+/// A figure of a run.
+pub(super) struct Plot {
+    /// Name of its files.
+    pub(super) name: &'static str,
+    /// What it shows, in a line.
+    pub(super) title: String,
+    /// What it shows, for who does not see it.
+    pub(super) alt: String,
+    /// The file with its figures, and the columns they are in (beside those that identify a case).
+    pub(super) csv: &'static str,
+    pub(super) columns: &'static [&'static str],
+    pub(super) scene: Scene,
+}
+
+impl Plot {
+    fn bars(
+        name: &'static str,
+        chart: &Chart,
+        (csv, columns): (&'static str, &'static [&'static str]),
+    ) -> Result<Plot> {
+        let rows: usize = chart.panels.iter().flat_map(|p| &p.groups).map(|g| g.rows.len()).sum();
+        let alt = format!("Bars of {}, {}. {}", chart.axis, count(rows as u64, "row"), chart.subtitle);
+        let title = chart.title.clone();
+        Ok(Plot { name, title, alt, csv, columns, scene: chart.lay_out()? })
+    }
+
+    fn lines(
+        name: &'static str,
+        lines: &Lines,
+        (csv, columns): (&'static str, &'static [&'static str]),
+    ) -> Result<Plot> {
+        let series: usize = lines.panels.iter().map(|p| p.series.len()).sum();
+        let alt = format!(
+            "Lines of {} over {}, {} in {}. {}",
+            lines.y.0,
+            lines.x.0,
+            count(series as u64, "line"),
+            count(lines.panels.len() as u64, "panel"),
+            lines.subtitle
+        );
+        let title = lines.title.clone();
+        Ok(Plot { name, title, alt, csv, columns, scene: lines.lay_out()? })
+    }
+}
+
+/// Every figure of a run, in the order of the report; the last ones only where their figures are.
+pub(super) fn figures(summary: &Summary) -> Result<Vec<Plot>> {
+    const RATE: &[&str] =
+        &["decode_tok_s", "decode_tok_s_min", "decode_tok_s_max", "decode_roofline_tok_s", "prefill_tok_s"];
     let mut figures = vec![
-        ("decode_tok_s", decode(summary).lay_out()?),
-        ("speedup", speedup(summary).lay_out()?),
-        ("rss", rss(summary).lay_out()?),
-        ("latency", latency(summary).lay_out()?),
-        ("rooflines", rooflines(summary).lay_out()?),
+        Plot::bars("decode_tok_s", &decode(summary), ("summary.csv", RATE))?,
+        Plot::bars(
+            "speedup",
+            &speedup(summary),
+            (
+                "speedup.csv",
+                &[
+                    "baseline_kernel",
+                    "baseline_isa",
+                    "decode_speedup",
+                    "decode_speedup_min",
+                    "decode_speedup_max",
+                ],
+            ),
+        )?,
+        Plot::bars(
+            "rss",
+            &rss(summary),
+            ("summary.csv", &["rss_anon_bytes", "rss_file_bytes", "rss_peak_bytes"]),
+        )?,
+        Plot::bars(
+            "latency",
+            &latency(summary),
+            ("summary.csv", &["latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "latency_max_ms"]),
+        )?,
+        Plot::bars(
+            "rooflines",
+            &rooflines(summary),
+            (
+                "summary.csv",
+                &[
+                    "decode_roofline_percent",
+                    "roofline_provenance",
+                    "prefill_roofline_percent",
+                    "prefill_roofline_provenance",
+                ],
+            ),
+        )?,
     ];
-    if summary.rows.iter().any(|r| !r.profile.is_empty()) {
-        figures.push(("profile", profile(summary).lay_out()?));
+    let any = |has: fn(&Row) -> bool| summary.rows.iter().any(has);
+    if any(|r| r.usable() && r.parameters.is_some()) {
+        let columns = &["parameters", "decode_tok_s", "decode_tok_s_min", "decode_tok_s_max"];
+        figures.insert(2, Plot::lines("size", &trends::size(summary), ("summary.csv", columns))?);
+    }
+    if !summary.scaling.is_empty() {
+        let columns = &[
+            "base_threads",
+            "decode_scaling",
+            "decode_scaling_min",
+            "decode_scaling_max",
+            "bandwidth_scaling",
+        ];
+        figures.push(Plot::lines("scaling", &trends::scaling(summary), ("scaling.csv", columns))?);
+    }
+    if any(|r| r.memory_use.predicted.is_some()) {
+        let columns = &[
+            "predicted_weights_bytes",
+            "predicted_embedding_bytes",
+            "predicted_kv_cache_bytes",
+            "predicted_scratch_bytes",
+            "rss_anon_bytes",
+            "unaccounted_bytes",
+            "rss_file_bytes",
+            "rss_peak_bytes",
+        ];
+        figures.push(Plot::bars("memory", &memory(summary), ("memory.csv", columns))?);
+    }
+    if any(|r| !r.profile.is_empty()) {
+        let columns = &["round", "phase", "operation", "work_ms_per_token", "wait_ms_per_token"];
+        figures.push(Plot::bars("profile", &profile(summary), ("profile.csv", columns))?);
+    }
+    if any(|r| r.usable() && r.energy_j_per_token.value().is_some()) {
+        let columns = &[
+            "decode_tok_s",
+            "energy_j_per_token",
+            "energy_j_per_token_min",
+            "energy_j_per_token_max",
+            "energy_provenance",
+        ];
+        figures.push(Plot::lines("pareto", &trends::pareto(summary), ("summary.csv", columns))?);
     }
     Ok(figures)
 }
@@ -117,6 +239,80 @@ fn rss(summary: &Summary) -> Chart {
             let peak = scaled(memory.peak);
             Some((Mark::Stack { parts, mark: Some(peak) }, memory.peak.to_string()))
         }),
+        empty: "This run has no cases.",
+    }
+}
+
+/// Parts of memory, predicted and measured, in the colours of both.
+const PARTS: [(RGBColor, &str); 8] = [
+    (PALETTE[0], "predicted: weights"),
+    (PALETTE[2], "embedding"),
+    (PALETTE[3], "KV cache"),
+    (PALETTE[1], "scratch"),
+    (PALETTE[6], "measured: anonymous"),
+    (PALETTE[4], "file-backed"),
+    (PALETTE[5], "shared"),
+    (BASELINE_COLORS[1], "swapped out"),
+];
+
+/// What model and engine were predicted to take above what the kernel counted, a pair of rows a case.
+fn memory(summary: &Summary) -> Chart {
+    let largest = summary.rows.iter().filter_map(|r| r.memory.value()).map(|m| m.peak.0).max();
+    let (unit, axis) = match largest.unwrap_or(0) {
+        0..1_000_000_000 => (1e6, "memory (MB)"),
+        _ => (1e9, "memory (GB)"),
+    };
+    let bytes = |value: f64| crate::units::Bytes(value.max(0.0) as u64);
+    let mut panels = by_case(summary, |row| {
+        let predicted = row.memory_use.predicted?;
+        let parts = [predicted.weights, predicted.embedding, predicted.kv_cache, predicted.scratch];
+        let parts = parts.into_iter().zip(PARTS).map(|(part, (color, _))| (part.0 as f64 / unit, color));
+        let text = format!("{} predicted", predicted.total());
+        Some((Mark::Stack { parts: parts.collect(), mark: None }, text))
+    });
+    let measured = by_case(summary, |row| {
+        let held = &row.memory_use;
+        let parts = [&held.anon, &held.file, &held.shmem, &held.swapped].map(|f| f.value().copied());
+        let sum: f64 = parts.iter().flatten().sum();
+        held.anon.value()?;
+        let parts =
+            parts.into_iter().zip(&PARTS[4..]).map(|(part, (color, _))| (part.unwrap_or(0.0) / unit, *color));
+        let peak = row.memory.value().map(|m| m.peak);
+        let text =
+            format!("{}{}", bytes(sum), peak.map_or_else(String::new, |peak| format!(", peak {peak}")));
+        Some((
+            Mark::Stack {
+                parts: parts.filter(|p| p.0 > 0.0).collect(),
+                mark: peak.map(|peak| peak.0 as f64 / unit),
+            },
+            text,
+        ))
+    });
+    for (group, below) in
+        panels.iter_mut().flat_map(|p| &mut p.groups).zip(measured.into_iter().flat_map(|p| p.groups))
+    {
+        let mut below = below.rows.into_iter();
+        let above = std::mem::take(&mut group.rows);
+        for row in above {
+            // One reason is enough for a case that has neither.
+            let second = below.next().filter(|second| !matches!(second.mark, Mark::Gap));
+            group.rows.push(row);
+            group.rows.extend(second.map(|row| chart::Row { labels: [String::new(), String::new()], ..row }));
+        }
+    }
+    Chart {
+        title: "Memory by part".to_owned(),
+        subtitle: format!(
+            "Suite {}. {}Above: what model and engine were predicted to take. Below: what the kernel counted at \
+             the end of decode; upright line: peak.",
+            summary.suite,
+            rounds(summary, "Median of", ", largest peak")
+        ),
+        axis,
+        may_be_log: false,
+        reference: None,
+        legend: PARTS.to_vec(),
+        panels,
         empty: "This run has no cases.",
     }
 }

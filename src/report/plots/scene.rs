@@ -30,6 +30,7 @@ enum Shape {
     Rect { from: (f64, f64), to: (f64, f64), fill: Option<RGBColor>, stroke: Option<RGBColor> },
     Line { from: (f64, f64), to: (f64, f64), color: RGBColor, width: u32 },
     Dot { at: (f64, f64), radius: f64, fill: RGBColor, stroke: RGBColor },
+    Polygon { corners: Vec<(f64, f64)>, fill: RGBColor, stroke: RGBColor },
     Text(Text),
 }
 
@@ -49,12 +50,21 @@ pub(in crate::report) struct Scene {
     width: u32,
     height: u32,
     shapes: Vec<Shape>,
+    notes: Vec<Note>,
+}
+
+/// What an SVG says when one points at a part of it.
+#[derive(Debug)]
+struct Note {
+    from: (f64, f64),
+    to: (f64, f64),
+    text: String,
 }
 
 impl Scene {
     /// An empty drawing; the height follows from what is drawn (see [`Scene::set_height`]).
     pub(super) fn new(width: u32) -> Scene {
-        Scene { width, height: 0, shapes: Vec::new() }
+        Scene { width, height: 0, shapes: Vec::new(), notes: Vec::new() }
     }
 
     pub(super) fn set_height(&mut self, height: f64) {
@@ -81,10 +91,17 @@ impl Scene {
 
     /// Text whose vertical middle is at `at.1`. Characters that XML cannot hold become spaces.
     pub(super) fn text(&mut self, at: (f64, f64), anchor: Anchor, size: f64, color: RGBColor, text: &str) {
-        let text = text
-            .chars()
-            .map(|c| if c.is_control() || ('\u{fffe}'..='\u{ffff}').contains(&c) { ' ' } else { c });
-        self.shapes.push(Shape::Text(Text { at, anchor, size, color, text: text.collect() }));
+        self.shapes.push(Shape::Text(Text { at, anchor, size, color, text: legal(text) }));
+    }
+
+    pub(super) fn polygon(&mut self, corners: Vec<(f64, f64)>, fill: RGBColor, stroke: RGBColor) {
+        self.shapes.push(Shape::Polygon { corners, fill, stroke });
+    }
+
+    /// A text for whoever points at the rectangle `from` to `to`: of the SVG only, and in the table behind
+    /// the figure for everybody else.
+    pub(super) fn note(&mut self, from: (f64, f64), to: (f64, f64), text: &str) {
+        self.notes.push(Note { from, to, text: legal(text) });
     }
 
     /// The drawing as an SVG document.
@@ -92,6 +109,10 @@ impl Scene {
         let mut document = String::new();
         let backend = SVGBackend::with_string(&mut document, (self.width, self.height));
         self.draw(&backend.into_drawing_area(), 1.0, svg_text)?;
+        // Above everything else, so that they are what the pointer meets.
+        let notes: String = self.notes.iter().map(Note::svg).collect();
+        let end = document.rfind("</svg>").unwrap_or(document.len());
+        document.insert_str(end, &notes);
         Ok(document)
     }
 
@@ -141,11 +162,35 @@ impl Scene {
                     area.draw(&Circle::new(px(*at), radius, stroke.filled())).map_err(failed)?;
                     area.draw(&Circle::new(px(*at), radius - scale, fill.filled())).map_err(failed)?;
                 }
+                Shape::Polygon { corners, fill, stroke } => {
+                    let mut points: Vec<(i32, i32)> = corners.iter().map(|c| px(*c)).collect();
+                    area.draw(&Polygon::new(points.clone(), fill.filled())).map_err(failed)?;
+                    points.extend(points.first().copied());
+                    area.draw(&PathElement::new(points, stroke.stroke_width(thick(1)))).map_err(failed)?;
+                }
                 Shape::Text(text) => draw_text(area, text)?,
             }
         }
         area.present().map_err(failed)
     }
+}
+
+impl Note {
+    fn svg(&self) -> String {
+        let [x, y] = [self.from.0, self.from.1].map(f64::round);
+        let [width, height] = [self.to.0 - self.from.0, self.to.1 - self.from.1].map(f64::round);
+        let text = self.text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        format!(
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"none\" \
+             pointer-events=\"all\"><title>{text}</title></rect>\n"
+        )
+    }
+}
+
+/// `text` with spaces for the characters that XML cannot hold.
+fn legal(text: &str) -> String {
+    let legal = |c: char| if c.is_control() || ('\u{fffe}'..='\u{ffff}').contains(&c) { ' ' } else { c };
+    text.chars().map(legal).collect()
 }
 
 fn failed<DB: DrawingBackend>(error: DrawingAreaErrorKind<DB::ErrorType>) -> Error {

@@ -1,0 +1,223 @@
+//! What a report says first: whether ternary inference was faster than f16 here, by how much, and how sure
+//! that is.
+
+use bitjoule_kernels::Kernel;
+use serde::Serialize;
+
+use super::text::{count, host_states, ratio, round_significant, winner};
+use crate::figure::Figure;
+use crate::journal::Case;
+use crate::stats::{BASELINES, Row, Speedup, Spread, Summary};
+
+/// The baseline of the claim: what a user would otherwise run.
+const F16: &str = BASELINES[1];
+
+/// The answer and what it rests on.
+#[derive(Debug, Serialize)]
+pub(super) struct Claim {
+    /// `Yes`, `No`, `Not clear` or `Not tested`.
+    pub(super) answer: &'static str,
+    /// The speedup that decides, in a sentence.
+    pub(super) headline: String,
+    /// What else a reader needs to judge it, each with a name.
+    pub(super) grounds: Vec<(&'static str, String)>,
+}
+
+/// How a ratio of speeds lies to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Faster,
+    Unclear,
+    Slower,
+}
+
+impl Side {
+    fn of(ratio: Spread) -> Side {
+        match () {
+            () if ratio.min > 1.0 => Side::Faster,
+            () if ratio.max < 1.0 => Side::Slower,
+            () => Side::Unclear,
+        }
+    }
+}
+
+impl Claim {
+    /// Judges a run by the fastest ternary kernel on the heaviest model with the most threads.
+    pub(super) fn of(summary: &Summary) -> Claim {
+        let best = winner(summary, |row| is_ternary(&row.case));
+        let decided =
+            best.and_then(|row| Some((row, against(summary, row, F16)?, decode(summary, row, F16)?)));
+        let (answer, headline) = match (decided, best) {
+            (Some((row, _, ratio)), _) => (answer(ratio), headline(row, ratio)),
+            (None, Some(row)) => (
+                "Not tested",
+                format!("{} was measured on {}, but not beside {F16}.", row.case.kernel, row.case.model),
+            ),
+            (None, None) => ("Not tested", "No ternary kernel has a decode speed in this run.".to_owned()),
+        };
+        let mut grounds = Vec::new();
+        if let Some((row, speedup, ratio)) = decided {
+            grounds.push(("Where", place(row, ratio)));
+            grounds.push(("Baseline", baseline(summary, row, speedup)));
+        }
+        grounds.extend(everywhere(summary).map(|text| ("Everywhere", text)));
+        grounds.push(("How sure", certainty(summary)));
+        grounds.push(("Correct", correctness(summary)));
+        grounds.push(("Energy", energy(decided.map(|(row, speedup, _)| (row, speedup)), best)));
+        Claim { answer, headline, grounds }
+    }
+}
+
+/// Whether a case computes what the claim is about: ternary weights without loss. Kernels of other engines
+/// are taken at their word.
+fn is_ternary(case: &Case) -> bool {
+    !BASELINES.contains(&case.kernel.as_str())
+        && Kernel::by_name(&case.kernel).is_none_or(|kernel| kernel.is_ternary() && kernel.is_exact())
+}
+
+fn against<'a>(summary: &'a Summary, row: &Row, baseline: &str) -> Option<&'a Speedup> {
+    summary.speedups.iter().find(|s| s.case.id == row.case.id && s.baseline == baseline)
+}
+
+fn decode(summary: &Summary, row: &Row, baseline: &str) -> Option<Spread> {
+    against(summary, row, baseline)?.decode
+}
+
+fn answer(ratio: Spread) -> &'static str {
+    match Side::of(ratio) {
+        Side::Faster => "Yes",
+        Side::Slower => "No",
+        Side::Unclear => "Not clear",
+    }
+}
+
+fn headline(row: &Row, times: Spread) -> String {
+    format!("{} decoded {} as fast as {F16}.", row.case.kernel, ratio(times))
+}
+
+fn place(row: &Row, times: Spread) -> String {
+    let rounds = match times.rounds {
+        1 => "One round, so nothing is known of the spread.".to_owned(),
+        n => format!("Median of the ratios of {n} rounds; in brackets the smallest and the largest."),
+    };
+    format!(
+        "{} with {}, prompt of {}, {} generated: of this run the heaviest model and the most threads. {rounds}",
+        row.case.model,
+        count(row.case.threads, "thread"),
+        row.case.n_prompt,
+        count(row.case.n_gen, "token")
+    )
+}
+
+fn baseline(summary: &Summary, row: &Row, speedup: &Speedup) -> String {
+    let isa = speedup.baseline_isa.as_deref().unwrap_or("unknown");
+    let mut text =
+        format!("{F16} is bitjoule's tuned floating-point kernel ({isa}): what a user would otherwise run.");
+    if let Some(naive) = decode(summary, row, BASELINES[0]) {
+        text += &format!(
+            " Against {}, a textbook's loops, it is {}: a headline that divides by those says more about them.",
+            BASELINES[0],
+            ratio(naive)
+        );
+    }
+    text
+}
+
+/// How the best ternary kernel of every model, thread count and workload does against f16.
+fn everywhere(summary: &Summary) -> Option<String> {
+    let mut best: Vec<&Speedup> = Vec::new();
+    let same = |a: &Case, b: &Case| {
+        (&a.backend, &a.model, a.threads, a.n_prompt, a.n_gen, &a.kv)
+            == (&b.backend, &b.model, b.threads, b.n_prompt, b.n_gen, &b.kv)
+    };
+    let median = |s: &Speedup| s.decode.map_or(0.0, |d| d.median);
+    for s in summary.speedups.iter().filter(|s| s.baseline == F16 && is_ternary(&s.case)) {
+        match best.iter_mut().find(|b| same(&b.case, &s.case)) {
+            Some(b) if median(s) > median(b) => *b = s,
+            Some(_) => {}
+            None => best.push(s),
+        }
+    }
+    let ratios: Vec<Spread> = best.iter().filter_map(|s| s.decode).collect();
+    if best.len() < 2 {
+        return None;
+    }
+    let tally = |side| ratios.iter().filter(|r| Side::of(**r) == side).count();
+    let medians = Spread::of(ratios.iter().map(|r| r.median));
+    let range = medians.map_or_else(String::new, |m| {
+        format!(", medians from {}x to {}x", round_significant(m.min, 3), round_significant(m.max, 3))
+    });
+    Some(format!(
+        "Of {} of model, threads and workload, the best lossless ternary kernel was faster than {F16} in every \
+         round in {}, slower in every round in {}, and not clearly either in {}{}{range}.",
+        count(best.len() as u64, "combination"),
+        tally(Side::Faster),
+        tally(Side::Slower),
+        tally(Side::Unclear),
+        match best.len() - ratios.len() {
+            0 => String::new(),
+            n => format!("; {n} without a ratio"),
+        }
+    ))
+}
+
+/// How far the rounds of a case lie apart, and what the host was like.
+fn certainty(summary: &Summary) -> String {
+    let spreads = summary.rows.iter().filter(|r| r.usable()).filter_map(|r| r.decode_tok_s);
+    let widths = Spread::of(
+        spreads
+            .filter(|s| s.rounds > 1)
+            .map(|s| 100.0 * (s.max - s.min) / s.median)
+            .filter(|w| w.is_finite()),
+    );
+    let mut text = match widths {
+        Some(w) => format!(
+            "Decode speeds of one case differ between its {} by {} % of their median in a typical case, by {} % in \
+             the worst (largest minus smallest). That is a range, not a confidence interval.",
+            count(summary.rounds, "round"),
+            round_significant(w.median, 2),
+            round_significant(w.max, 2)
+        ),
+        None => "No case has two rounds, so nothing is known of the noise.".to_owned(),
+    };
+    let states = host_states(summary);
+    if !states.is_empty() {
+        text += &format!(" {states}");
+    }
+    text
+}
+
+fn correctness(summary: &Summary) -> String {
+    let checked = summary.rows.iter().filter(|r| r.check.is_some()).count();
+    let failed = summary.rows.iter().filter(|r| r.check.as_ref().is_some_and(|c| !c.passed)).count();
+    let all = count(summary.rows.len() as u64, "case");
+    match (checked, failed) {
+        (0, _) => format!("None of {all} was checked against a reference."),
+        (n, 0) => {
+            format!("The logits of {n} of {all} were compared with a reference in this run; all agree.")
+        }
+        (n, failed) => format!(
+            "The logits of {n} of {all} were compared with a reference in this run; {failed} differ and have no \
+             figures."
+        ),
+    }
+}
+
+fn energy(decided: Option<(&Row, &Speedup)>, best: Option<&Row>) -> String {
+    if let Some((row, speedup)) = decided
+        && let Some(percent) = speedup.energy_reduction_percent()
+    {
+        let (amount, word) = if percent >= 0.0 { (percent, "less") } else { (-percent, "more") };
+        return format!(
+            "{} took {} % {word} energy a token than {F16} ({}).",
+            row.case.kernel,
+            round_significant(amount, 3),
+            speedup.energy_ratio.provenance()
+        );
+    }
+    match best.map(|row| &row.energy_j_per_token) {
+        Some(Figure::Unavailable { why }) => format!("Unavailable: {why}."),
+        Some(figure) => format!("No ratio; of the kernel alone {}.", figure.provenance()),
+        None => "Unavailable: no ternary kernel was measured.".to_owned(),
+    }
+}

@@ -1,0 +1,242 @@
+//! The figures that show a trend: speed over size, speed over threads, energy over speed.
+
+use std::collections::HashMap;
+
+use super::chart::INK;
+use super::lines::{Lines, Look, Panel, Point, Series};
+use super::{color_of, model_label, rounds, setting};
+use crate::figure::Figure;
+use crate::journal::Case;
+use crate::report::text::{count, ratio, round_significant};
+use crate::stats::{Row, Spread, Summary};
+
+/// Speed at which people read, tokens per second, as arXiv:2410.16144 has it.
+const READING: (f64, f64) = (5.0, 7.0);
+
+/// Decode speed of every kernel over the size of the models.
+pub(super) fn size(summary: &Summary) -> Lines {
+    let mut panels: Vec<Panel> = Vec::new();
+    let mut missing: HashMap<String, usize> = HashMap::new();
+    for row in &summary.rows {
+        let title = setting(&row.case);
+        let (Some(speed), Some(parameters), true) = (row.decode_tok_s, row.parameters, row.usable()) else {
+            *missing.entry(title).or_default() += 1;
+            continue;
+        };
+        let panel = panel_of(&mut panels, &title);
+        let name = (parameters, row.case.model.clone());
+        if !panel.names.contains(&name) {
+            panel.names.push(name);
+        }
+        let note = format!("{}, {}: {} tokens/s", row.case.model, label(summary, &row.case), brackets(speed));
+        add(summary, panel, &row.case, point(parameters, speed, note));
+    }
+    for panel in &mut panels {
+        if let Some(n) = missing.get(&panel.title) {
+            panel.remark = format!("{} without a figure; the table says why.", count(*n as u64, "case"));
+        }
+    }
+    Lines {
+        title: "Decode speed against model size".to_owned(),
+        subtitle: format!(
+            "Suite {}. {}Size: weights that a token is multiplied with. Grey band: the speed at which people read.",
+            summary.suite,
+            rounds(summary, "Median of", ", bars slowest to fastest")
+        ),
+        x: ("parameters", true),
+        y: ("decode, tokens/s", true),
+        band: Some((READING.0, READING.1, ["people read", "5-7 tokens/s"])),
+        panels: sorted(panels),
+        empty: "No case has a speed and a size.",
+    }
+}
+
+/// Speedup of every kernel by more threads, with that of the bandwidth probe.
+pub(super) fn scaling(summary: &Summary) -> Lines {
+    let mut panels: Vec<Panel> = Vec::new();
+    for s in &summary.scaling {
+        let title = format!(
+            "{}, prompt {}, generated {}, KV {}",
+            model_label(summary, &s.case),
+            s.case.n_prompt,
+            s.case.n_gen,
+            s.case.kv
+        );
+        let threads = f64::from(s.case.threads);
+        let panel = panel_of(&mut panels, &title);
+        if let Some(bandwidth) = s.bandwidth {
+            let bound = series(panel, "memory bandwidth", INK, Look::Bound);
+            if bound.points.iter().all(|p| p.x != threads) {
+                bound.points.push(point(threads, bandwidth, String::new()));
+            }
+        }
+        match s.decode {
+            Some(decode) => {
+                let note = format!(
+                    "{}, {}: {} of {}",
+                    label(summary, &s.case),
+                    count(s.case.threads, "thread"),
+                    ratio(decode),
+                    count(s.base_threads, "thread")
+                );
+                add(summary, panel, &s.case, point(threads, decode, note));
+            }
+            None => panel.remark = "Cases without a figure are left out; the table says why.".to_owned(),
+        }
+    }
+    Lines {
+        title: "Decode speed against threads".to_owned(),
+        subtitle: format!(
+            "Suite {}. {}Ratio to the fewest threads. Dashed: what the bandwidth probe gains, the bound of a decode \
+             that waits for memory alone.",
+            summary.suite,
+            rounds(summary, "Ratio within each round; median of", ", bars smallest to largest")
+        ),
+        x: ("threads", false),
+        y: ("times as fast as with the fewest", false),
+        band: None,
+        panels: sorted(panels),
+        empty: "No case was run with several thread counts.",
+    }
+}
+
+/// Energy of a token over speed: what is low and to the right is better than what is not.
+pub(super) fn pareto(summary: &Summary) -> Lines {
+    let mut panels: Vec<Panel> = Vec::new();
+    let mut words: Vec<&str> = Vec::new();
+    for row in summary.rows.iter().filter(|r| r.usable()) {
+        let (Some(speed), Some(energy)) = (row.decode_tok_s, row.energy_j_per_token.value()) else {
+            continue;
+        };
+        let word = how(&row.energy_j_per_token);
+        if !words.contains(&word) {
+            words.push(word);
+        }
+        let title = format!(
+            "{}, prompt {}, generated {}, KV {}",
+            model_label(summary, &row.case),
+            row.case.n_prompt,
+            row.case.n_gen,
+            row.case.kv
+        );
+        let note = format!(
+            "{}, {}: {} tokens/s, {} J/token, {}",
+            label(summary, &row.case),
+            count(row.case.threads, "thread"),
+            round_significant(speed.median, 3),
+            brackets(*energy),
+            row.energy_j_per_token.provenance()
+        );
+        let hollow = word != "measured";
+        let point = Point { hollow, ..point(speed.median, *energy, note) };
+        add(summary, panel_of(&mut panels, &title), &row.case, point);
+    }
+    let marked: Vec<&str> = words.iter().copied().filter(|w| *w != "measured").collect();
+    let suffix = if marked.is_empty() { String::new() } else { format!(" ({})", marked.join(", ")) };
+    Lines {
+        title: format!("Energy against speed{suffix}"),
+        subtitle: format!(
+            "Suite {}. {}Lower and further right is better. Points of a kernel with several thread counts are \
+             joined.{}",
+            summary.suite,
+            rounds(summary, "Medians of", ", bars lowest to highest energy"),
+            if marked.is_empty() {
+                String::new()
+            } else {
+                format!(" White inside: {}, not a measurement.", marked.join(" or "))
+            }
+        ),
+        x: ("decode, tokens/s", true),
+        y: ("energy, J/token", true),
+        band: None,
+        panels: sorted(panels),
+        empty: "No case has an energy.",
+    }
+}
+
+/// The first word of a provenance.
+fn how<T>(figure: &Figure<T>) -> &'static str {
+    match figure {
+        Figure::Measured { .. } => "measured",
+        Figure::Simulated { .. } => "simulated",
+        Figure::Modelled { .. } => "modelled",
+        Figure::Assumed { .. } => "assumed",
+        Figure::Unavailable { .. } => "unavailable",
+    }
+}
+
+fn point(x: f64, y: Spread, note: String) -> Point {
+    let spread = (y.rounds > 1).then_some((y.min, y.max));
+    Point { x, y: y.median, spread, hollow: false, note }
+}
+
+fn brackets(spread: Spread) -> String {
+    let median = round_significant(spread.median, 3);
+    match spread.rounds {
+        0 | 1 => median,
+        _ => format!("{median} ({}-{})", round_significant(spread.min, 3), round_significant(spread.max, 3)),
+    }
+}
+
+fn panel_of<'a>(panels: &'a mut Vec<Panel>, title: &str) -> &'a mut Panel {
+    let at = panels.iter().position(|p| p.title == title).unwrap_or_else(|| {
+        panels.push(Panel {
+            title: title.to_owned(),
+            series: Vec::new(),
+            names: Vec::new(),
+            remark: String::new(),
+        });
+        panels.len() - 1
+    });
+    &mut panels[at]
+}
+
+fn series<'a>(
+    panel: &'a mut Panel,
+    label: &str,
+    color: plotters::style::RGBColor,
+    look: Look,
+) -> &'a mut Series {
+    let at = panel.series.iter().position(|s| s.label == label).unwrap_or_else(|| {
+        panel.series.push(Series { label: label.to_owned(), color, look, points: Vec::new() });
+        panel.series.len() - 1
+    });
+    &mut panel.series[at]
+}
+
+/// Adds a point to the series of its kernel and instruction set.
+fn add(summary: &Summary, panel: &mut Panel, case: &Case, point: Point) {
+    // A shape for each kernel, and the next ones for its other instruction sets, which share its colour.
+    let (mut kernels, mut isas): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+    for row in &summary.rows {
+        if !kernels.contains(&row.case.kernel.as_str()) {
+            kernels.push(&row.case.kernel);
+        }
+        if row.case.kernel == case.kernel && !isas.contains(&row.case.isa.as_str()) {
+            isas.push(&row.case.isa);
+        }
+    }
+    let place = |of: &[&str], name: &str| of.iter().position(|o| *o == name).unwrap_or(0);
+    let shape = place(&kernels, &case.kernel) + place(&isas, &case.isa);
+    let color = color_of(summary, &case.kernel);
+    series(panel, &label(summary, case), color, Look::Measured(shape)).points.push(point);
+}
+
+/// Kernel, with its instruction set where it was run with several, and the backend where there are several.
+fn label(summary: &Summary, case: &Case) -> String {
+    let of_kernel = |r: &&Row| r.case.kernel == case.kernel && r.case.backend == case.backend;
+    let several = summary.rows.iter().filter(of_kernel).any(|r| r.case.isa != case.isa);
+    let label = if several { format!("{} {}", case.kernel, case.isa) } else { case.kernel.clone() };
+    match summary.rows.iter().any(|r| r.case.backend != case.backend) {
+        true => format!("{}: {label}", case.backend),
+        false => label,
+    }
+}
+
+/// The points of each series from left to right.
+fn sorted(mut panels: Vec<Panel>) -> Vec<Panel> {
+    for series in panels.iter_mut().flat_map(|p| &mut p.series) {
+        series.points.sort_by(|a, b| a.x.total_cmp(&b.x));
+    }
+    panels
+}
