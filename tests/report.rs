@@ -1,5 +1,6 @@
 //! What derives from a journal: figures against values computed by hand, files against parsers.
 
+mod markup;
 mod synthetic;
 
 use std::collections::{HashMap, HashSet};
@@ -16,6 +17,7 @@ use bitjoule::probe::state::{Frequency, HostState, Swap};
 use bitjoule::report::{host_states, terminal_profile, terminal_summary, verdict, write_all};
 use bitjoule::stats::{Status, Summary, summarize};
 use bitjoule::units::{Bytes, Joules};
+use markup::{check_html, check_svg, svg_size};
 use synthetic::{Journal, Visit, case, joules};
 
 fn close(actual: f64, expected: f64) {
@@ -479,14 +481,15 @@ fn every_journal_makes_files_that_parse_and_hold_no_infinities() {
     for (name, journal) in edge_cases() {
         let dir = tempfile::tempdir().unwrap();
         let written = write_all(dir.path(), &journal.records).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let expected =
-            ["samples", "latencies", "summary", "memory", "counters", "speedup"].map(|n| format!("{n}.csv"));
+        let expected = ["samples", "latencies", "summary", "memory", "counters", "speedup", "scaling"]
+            .map(|n| format!("{n}.csv"));
         let figures = ["decode_tok_s", "speedup", "rss", "latency", "rooflines"]
             .iter()
+            .chain(has_energy(&journal).then_some(&"pareto"))
             .flat_map(|n| [format!("plots/{n}.svg"), format!("plots/{n}.png")]);
         let expected: HashSet<_> = expected
             .into_iter()
-            .chain(["speedup.md".into()])
+            .chain(["speedup.md", "report.html", "report.md"].map(str::to_owned))
             .chain(figures)
             .map(|n| dir.path().join(n))
             .collect();
@@ -500,6 +503,7 @@ fn every_journal_makes_files_that_parse_and_hold_no_infinities() {
                     }
                 }
                 "svg" => check_svg(&std::fs::read_to_string(path).unwrap(), &at),
+                "html" => check_html(&std::fs::read_to_string(path).unwrap(), &at),
                 "png" => {
                     let (svg, _) = svg_size(&std::fs::read_to_string(path.with_extension("svg")).unwrap());
                     let (width, height) = decode_png(&std::fs::read(path).unwrap());
@@ -525,6 +529,11 @@ fn every_journal_makes_files_that_parse_and_hold_no_infinities() {
             "{sentence}"
         );
     }
+}
+
+fn has_energy(journal: &Journal) -> bool {
+    let summary = summarize(&journal.records).unwrap();
+    summary.rows.iter().any(|r| r.usable() && r.energy_j_per_token.value().is_some())
 }
 
 fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
@@ -741,7 +750,15 @@ fn methodology_defines_every_column() {
     let text = include_str!("../METHODOLOGY.md");
     let dir = tempfile::tempdir().unwrap();
     write_all(dir.path(), &three_kernels().records).unwrap();
-    for file in ["samples.csv", "latencies.csv", "summary.csv", "speedup.csv", "memory.csv", "counters.csv"] {
+    for file in [
+        "samples.csv",
+        "latencies.csv",
+        "summary.csv",
+        "speedup.csv",
+        "scaling.csv",
+        "memory.csv",
+        "counters.csv",
+    ] {
         let (_, section) = text.split_once(&format!("### `{file}`")).unwrap_or_else(|| panic!("no {file}"));
         let section = section.split("\n### ").next().unwrap().split("\n## ").next().unwrap();
         let mut reader = csv::Reader::from_path(dir.path().join(file)).unwrap();
@@ -940,91 +957,6 @@ fn the_terminal_says_once_what_is_the_same_everywhere() {
     assert!(lines[5].contains("100") && lines[5].contains("80.0-125") && lines[5].contains("71 %"), "{wide}");
     let narrow = text(&summary, 50);
     assert!(narrow.contains("decode tok/s") && !narrow.contains("ttft"), "{narrow}");
-}
-
-/// Width and height of an SVG, and its texts as (x, y, anchor, size, text).
-type SvgText = (f64, f64, String, f64, String);
-
-fn svg_size(svg: &str) -> ((u32, u32), Vec<SvgText>) {
-    let attribute = |tag: &str, name: &str| {
-        let (_, rest) = tag.split_once(&format!(" {name}=\""))?;
-        Some(rest.split('"').next()?.to_owned())
-    };
-    let root = svg.split('>').next().unwrap();
-    let size = ["width", "height"].map(|n| attribute(root, n).unwrap().parse().unwrap());
-    let texts = svg.split("<text").skip(1).map(|part| {
-        let (tag, rest) = part.split_once('>').unwrap();
-        let number = |name| attribute(tag, name).unwrap().parse::<f64>().unwrap();
-        assert_eq!(attribute(tag, "font-family").unwrap(), "sans-serif");
-        let text = rest.split('<').next().unwrap().trim().to_owned();
-        (number("x"), number("y"), attribute(tag, "text-anchor").unwrap(), number("font-size"), text)
-    });
-    ((size[0], size[1]), texts.collect())
-}
-
-/// Well-formed (balanced tags, quoted attributes, known entities, legal characters), 800 wide, and
-/// no text outside the figure or over another one.
-fn check_svg(svg: &str, at: &str) {
-    let mut open: Vec<&str> = Vec::new();
-    let mut rest = svg;
-    while let Some((text, after)) = rest.split_once('<') {
-        check_entities(text, at);
-        let (tag, after) = after.split_once('>').unwrap_or_else(|| panic!("{at}: unclosed tag"));
-        rest = after;
-        if let Some(name) = tag.strip_prefix('/') {
-            assert_eq!(open.pop(), Some(name), "{at}");
-            continue;
-        }
-        let (name, attributes) = tag.split_once(' ').unwrap_or((tag, ""));
-        let attributes = attributes.trim_end_matches('/');
-        let quoted: Vec<&str> = attributes.split('"').collect();
-        assert!(quoted.len() % 2 == 1, "{at}: {tag}");
-        for (i, piece) in quoted.iter().enumerate() {
-            if i % 2 == 0 && i + 1 < quoted.len() {
-                let key = piece.trim().strip_suffix('=').unwrap_or_else(|| panic!("{at}: {tag}"));
-                assert!(key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), "{at}: {tag}");
-            }
-            check_entities(piece, at);
-        }
-        if !tag.ends_with('/') {
-            open.push(name);
-        }
-    }
-    assert!(open.is_empty() && rest.trim().is_empty(), "{at}: {open:?}");
-    let legal = |c: char| matches!(c, '\n' | '\t' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
-    assert!(svg.chars().all(legal), "{at}");
-
-    let ((width, height), texts) = svg_size(svg);
-    assert_eq!(width, 800, "{at}");
-    let boxes: Vec<(f64, f64, f64, &SvgText)> = texts
-        .iter()
-        .map(|text| {
-            let (x, y, anchor, size, content) = text;
-            // Half an em a character: about what a sans-serif needs for lower-case letters and digits.
-            let wide = content.chars().count() as f64 * size * 0.5;
-            let left = match anchor.as_str() {
-                "start" => *x,
-                "middle" => x - wide / 2.0,
-                _ => x - wide,
-            };
-            assert!(left >= 0.0 && left + wide <= 800.0 + 16.0, "{at}: {text:?} sticks out");
-            assert!(*y > 0.0 && *y < f64::from(height), "{at}: {text:?} sticks out");
-            (left, left + wide, *y, text)
-        })
-        .collect();
-    for (i, a) in boxes.iter().enumerate() {
-        for b in &boxes[i + 1..] {
-            let same_line = (a.2 - b.2).abs() < a.3.3.min(b.3.3) * 0.8;
-            assert!(!same_line || a.1 <= b.0 || b.1 <= a.0, "{at}: {:?} over {:?}", a.3, b.3);
-        }
-    }
-}
-
-fn check_entities(text: &str, at: &str) {
-    for part in text.split('&').skip(1) {
-        let entity = part.split(';').next().unwrap();
-        assert!(["lt", "gt", "amp", "quot", "apos"].contains(&entity), "{at}: &{entity}");
-    }
 }
 
 /// Size of a PNG whose every row inflates to its full length.

@@ -92,7 +92,8 @@ fn answer(ratio: Spread) -> &'static str {
 }
 
 fn headline(row: &Row, times: Spread) -> String {
-    format!("{} decoded {} as fast as {F16}.", row.case.kernel, ratio(times))
+    let (kernel, model, threads) = (&row.case.kernel, &row.case.model, count(row.case.threads, "thread"));
+    format!("{kernel} decoded {} as fast as {F16} on {model} with {threads}.", ratio(times))
 }
 
 fn place(row: &Row, times: Spread) -> String {
@@ -101,9 +102,7 @@ fn place(row: &Row, times: Spread) -> String {
         n => format!("Median of the ratios of {n} rounds; in brackets the smallest and the largest."),
     };
     format!(
-        "{} with {}, prompt of {}, {} generated: of this run the heaviest model and the most threads. {rounds}",
-        row.case.model,
-        count(row.case.threads, "thread"),
+        "The heaviest model and the most threads of this run, prompt of {}, {} generated. {rounds}",
         row.case.n_prompt,
         count(row.case.n_gen, "token")
     )

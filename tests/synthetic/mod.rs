@@ -3,8 +3,8 @@
 use bitjoule::engine::{MemoryParts, Span};
 use bitjoule::figure::Figure;
 use bitjoule::journal::{
-    BandwidthSample, Case, Check, CounterReading, DomainEnergy, Failure, FailureKind, Faults, MemoryLimit,
-    MemoryReading, PeakSample, PrefillCost, Record, RunHeader, SCHEMA, Sample, Work,
+    BandwidthSample, Case, Check, CounterReading, DomainEnergy, Failure, FailureKind, Faults, MacCount,
+    MemoryLimit, MemoryReading, PeakSample, PrefillCost, Record, RunHeader, SCHEMA, Sample, Work,
 };
 use bitjoule::probe::state::HostState;
 use bitjoule::units::{Bytes, BytesPerS, Joules, MacPerS};
@@ -28,6 +28,8 @@ pub(crate) struct Visit {
     pub(crate) stream: Vec<f64>,
     /// Of the prefill.
     pub(crate) cost: Option<PrefillCost>,
+    /// Multiply-accumulates of the decode.
+    pub(crate) macs: Option<MacCount>,
     pub(crate) energy: Figure<Vec<DomainEnergy>>,
     pub(crate) memory: Figure<MemoryReading>,
     pub(crate) predicted: Option<MemoryParts>,
@@ -54,6 +56,7 @@ impl Default for Visit {
                 f32_macs: 1_000_000_000,
                 read_bytes: Bytes(250_000_000),
             }),
+            macs: None,
             energy: Figure::unavailable("no powercap tree"),
             memory: Figure::measured(
                 MemoryReading {
@@ -167,7 +170,7 @@ impl Journal {
                     latencies_ns: visit.latencies_ns.clone(),
                     bytes_per_token: Bytes(visit.bytes_per_token),
                     stream: visit.stream.iter().map(|rate| BytesPerS(*rate)).collect(),
-                    macs: None,
+                    macs: visit.macs,
                 },
             ),
         ];

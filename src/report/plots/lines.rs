@@ -177,14 +177,22 @@ impl Lines {
         scene.line((left, top), (left, bottom), SOFT, 1);
         scene.line((left, bottom), (right, bottom), SOFT, 1);
         y += names(scene, &panel.names, &x_of, (MARGIN, right), y + LABEL_ROW)?;
+        // Series that share their few values of x stand side by side, that their spreads can be told apart.
+        let measured = panel.series.iter().filter(|s| s.look != Look::Bound).count() as f64;
+        let step = if self.x.1 { 0.0 } else { (60.0 / measured).min(9.0) };
+        let mut place = -step * (measured - 1.0) / 2.0;
+        let mut shifts = Vec::new();
         for series in &panel.series {
-            let at: Vec<(f64, f64)> = series.points.iter().map(|p| (x_of(p.x), y_of(p.y))).collect();
+            let shift = if series.look == Look::Bound { 0.0 } else { place };
+            let at: Vec<(f64, f64)> = series.points.iter().map(|p| (x_of(p.x) + shift, y_of(p.y))).collect();
             join(scene, series, &at);
+            shifts.push(shift);
+            place += if series.look == Look::Bound { 0.0 } else { step };
         }
-        for series in &panel.series {
+        for (series, shift) in panel.series.iter().zip(shifts) {
             let Look::Measured(shape) = series.look else { continue };
             for point in &series.points {
-                let (x, y) = (x_of(point.x), y_of(point.y));
+                let (x, y) = (x_of(point.x) + shift, y_of(point.y));
                 if let Some((min, max)) = point.spread.map(|(min, max)| (y_of(min), y_of(max)))
                     && min - max >= 3.0
                 {
@@ -298,8 +306,10 @@ impl Scale {
                 top: if top > 0.0 { (top * 1.06).min(f64::MAX) } else { 1.0 },
             });
         }
-        // Room at both ends; and a range of less than a factor of four might have no round value in it.
-        let edge = if top / bottom < 2.0 { 2f64.log10() } else { 0.06 + (top / bottom).log10() * 0.03 };
+        // Room at both ends; and a range of less than a factor of four might have no round value in it. In
+        // logarithms, for the quotient of what floats can hold may be infinite.
+        let decades = top.log10() - bottom.log10();
+        let edge = if decades < 2f64.log10() { 2f64.log10() } else { 0.06 + decades * 0.03 };
         Scale::Log { low: bottom.log10() - edge, high: top.log10() + edge }
     }
 

@@ -17,7 +17,7 @@ const READING: (f64, f64) = (5.0, 7.0);
 pub(super) fn size(summary: &Summary) -> Lines {
     let mut panels: Vec<Panel> = Vec::new();
     let mut missing: HashMap<String, usize> = HashMap::new();
-    for row in &summary.rows {
+    for row in summary.rows.iter().filter(|r| of_best_isa(summary, &r.case)) {
         let title = setting(&row.case);
         let (Some(speed), Some(parameters), true) = (row.decode_tok_s, row.parameters, row.usable()) else {
             *missing.entry(title).or_default() += 1;
@@ -28,7 +28,13 @@ pub(super) fn size(summary: &Summary) -> Lines {
         if !panel.names.contains(&name) {
             panel.names.push(name);
         }
-        let note = format!("{}, {}: {} tokens/s", row.case.model, label(summary, &row.case), brackets(speed));
+        let note = format!(
+            "{}, {} {}: {} tokens/s",
+            row.case.model,
+            label(summary, &row.case),
+            row.case.isa,
+            brackets(speed)
+        );
         add(summary, panel, &row.case, point(parameters, speed, note));
     }
     for panel in &mut panels {
@@ -39,7 +45,8 @@ pub(super) fn size(summary: &Summary) -> Lines {
     Lines {
         title: "Decode speed against model size".to_owned(),
         subtitle: format!(
-            "Suite {}. {}Size: weights that a token is multiplied with. Grey band: the speed at which people read.",
+            "Suite {}. {}Size: weights that a token is multiplied with. Of each kernel the fastest \
+             instruction set. Grey band: the speed at which people read.",
             summary.suite,
             rounds(summary, "Median of", ", bars slowest to fastest")
         ),
@@ -54,7 +61,7 @@ pub(super) fn size(summary: &Summary) -> Lines {
 /// Speedup of every kernel by more threads, with that of the bandwidth probe.
 pub(super) fn scaling(summary: &Summary) -> Lines {
     let mut panels: Vec<Panel> = Vec::new();
-    for s in &summary.scaling {
+    for s in summary.scaling.iter().filter(|s| of_best_isa(summary, &s.case)) {
         let title = format!(
             "{}, prompt {}, generated {}, KV {}",
             model_label(summary, &s.case),
@@ -73,8 +80,9 @@ pub(super) fn scaling(summary: &Summary) -> Lines {
         match s.decode {
             Some(decode) => {
                 let note = format!(
-                    "{}, {}: {} of {}",
+                    "{} {}, {}: {} of {}",
                     label(summary, &s.case),
+                    s.case.isa,
                     count(s.case.threads, "thread"),
                     ratio(decode),
                     count(s.base_threads, "thread")
@@ -87,7 +95,7 @@ pub(super) fn scaling(summary: &Summary) -> Lines {
     Lines {
         title: "Decode speed against threads".to_owned(),
         subtitle: format!(
-            "Suite {}. {}Ratio to the fewest threads. Dashed: what the bandwidth probe gains, the bound of a decode \
+            "Suite {}. {}Of each kernel the fastest instruction set; points are set apart to be seen. Dashed: what the bandwidth probe gains, the bound of a decode \
              that waits for memory alone.",
             summary.suite,
             rounds(summary, "Ratio within each round; median of", ", bars smallest to largest")
@@ -104,7 +112,7 @@ pub(super) fn scaling(summary: &Summary) -> Lines {
 pub(super) fn pareto(summary: &Summary) -> Lines {
     let mut panels: Vec<Panel> = Vec::new();
     let mut words: Vec<&str> = Vec::new();
-    for row in summary.rows.iter().filter(|r| r.usable()) {
+    for row in summary.rows.iter().filter(|r| r.usable() && of_best_isa(summary, &r.case)) {
         let (Some(speed), Some(energy)) = (row.decode_tok_s, row.energy_j_per_token.value()) else {
             continue;
         };
@@ -120,8 +128,9 @@ pub(super) fn pareto(summary: &Summary) -> Lines {
             row.case.kv
         );
         let note = format!(
-            "{}, {}: {} tokens/s, {} J/token, {}",
+            "{} {}, {}: {} tokens/s, {} J/token, {}",
             label(summary, &row.case),
+            row.case.isa,
             count(row.case.threads, "thread"),
             round_significant(speed.median, 3),
             brackets(*energy),
@@ -136,7 +145,7 @@ pub(super) fn pareto(summary: &Summary) -> Lines {
     Lines {
         title: format!("Energy against speed{suffix}"),
         subtitle: format!(
-            "Suite {}. {}Lower and further right is better. Points of a kernel with several thread counts are \
+            "Suite {}. {}Lower and further right is better. Of each kernel the fastest instruction set. Points of a kernel with several thread counts are \
              joined.{}",
             summary.suite,
             rounds(summary, "Medians of", ", bars lowest to highest energy"),
@@ -204,33 +213,37 @@ fn series<'a>(
     &mut panel.series[at]
 }
 
-/// Adds a point to the series of its kernel and instruction set.
+/// Adds a point to the series of its kernel.
 fn add(summary: &Summary, panel: &mut Panel, case: &Case, point: Point) {
-    // A shape for each kernel, and the next ones for its other instruction sets, which share its colour.
-    let (mut kernels, mut isas): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+    let mut kernels: Vec<&str> = Vec::new();
     for row in &summary.rows {
         if !kernels.contains(&row.case.kernel.as_str()) {
             kernels.push(&row.case.kernel);
         }
-        if row.case.kernel == case.kernel && !isas.contains(&row.case.isa.as_str()) {
-            isas.push(&row.case.isa);
-        }
     }
-    let place = |of: &[&str], name: &str| of.iter().position(|o| *o == name).unwrap_or(0);
-    let shape = place(&kernels, &case.kernel) + place(&isas, &case.isa);
+    let shape = kernels.iter().position(|k| *k == case.kernel).unwrap_or(0);
     let color = color_of(summary, &case.kernel);
     series(panel, &label(summary, case), color, Look::Measured(shape)).points.push(point);
 }
 
-/// Kernel, with its instruction set where it was run with several, and the backend where there are several.
+/// The kernel, with its backend where there are several.
 fn label(summary: &Summary, case: &Case) -> String {
-    let of_kernel = |r: &&Row| r.case.kernel == case.kernel && r.case.backend == case.backend;
-    let several = summary.rows.iter().filter(of_kernel).any(|r| r.case.isa != case.isa);
-    let label = if several { format!("{} {}", case.kernel, case.isa) } else { case.kernel.clone() };
     match summary.rows.iter().any(|r| r.case.backend != case.backend) {
-        true => format!("{}: {label}", case.backend),
-        false => label,
+        true => format!("{}: {}", case.backend, case.kernel),
+        false => case.kernel.clone(),
     }
+}
+
+/// Whether a case has the instruction set in which its kernel was fastest on this model and workload: one
+/// line a kernel, as nobody would choose another set.
+fn of_best_isa(summary: &Summary, case: &Case) -> bool {
+    let same = |c: &Case| {
+        (&c.backend, &c.model, &c.kernel, c.n_prompt, c.n_gen, &c.kv)
+            == (&case.backend, &case.model, &case.kernel, case.n_prompt, case.n_gen, &case.kv)
+    };
+    let rate = |r: &Row| if r.usable() { r.decode_tok_s.map_or(0.0, |s| s.median) } else { 0.0 };
+    let rows = summary.rows.iter().filter(|r| same(&r.case));
+    rows.max_by(|a, b| rate(a).total_cmp(&rate(b))).is_none_or(|best| best.case.isa == case.isa)
 }
 
 /// The points of each series from left to right.
