@@ -151,6 +151,35 @@ pub struct Case {
     /// it they are as in the file, in a synthetic model f16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding: Option<String>,
+    /// That layers share weights, in a model larger than the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tied: Option<TiedLayers>,
+}
+
+impl Case {
+    /// The model as tables name it: `70B`, `70B (tied 6 of 80)`.
+    pub fn model_label(&self) -> String {
+        let model = &self.model;
+        self.tied.as_ref().map_or_else(|| model.clone(), |tied| format!("{model} ({tied})"))
+    }
+}
+
+/// A model whose layers share weights: fewer are stored than computed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TiedLayers {
+    /// Layers stored.
+    pub unique_layers: u32,
+    /// Layers computed.
+    pub layers: u32,
+    /// Label of the same model with all layers stored, by which it is compared with it where a suite has
+    /// both.
+    pub full_model: String,
+}
+
+impl std::fmt::Display for TiedLayers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "tied {} of {}", self.unique_layers, self.layers)
+    }
 }
 
 /// Phase of a visit.
@@ -288,6 +317,9 @@ pub enum Work {
         /// What model and engine were predicted to allocate, before anything was.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         predicted: Option<MemoryParts>,
+        /// What they would if every layer had weights of its own, where layers are tied.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        predicted_full: Option<MemoryParts>,
         /// The limit that the worker was under, if any.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<MemoryLimit>,

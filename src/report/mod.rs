@@ -15,9 +15,9 @@ pub use text::{host_states, terminal_profile, terminal_summary, verdict};
 
 /// Writes everything that follows from a journal into the directory of its run, and returns the
 /// files in the order they were written: `samples.csv`, `latencies.csv`, `summary.csv`,
-/// `memory.csv`, `counters.csv`, `speedup.csv`, `speedup.md`, `profile.csv` if the run has a profile, and in `plots/` each figure as SVG
-/// and PNG. Each file is written
-/// beside its name and renamed, so that a reader never sees half of one.
+/// `memory.csv`, `counters.csv`, `speedup.csv`, `speedup.md`, `tied.csv` if the run has tied
+/// and full models of one size, `profile.csv` if it has a profile, and in `plots/` each figure as SVG and PNG.
+/// Each file is written beside its name and renamed, so that a reader never sees half of one.
 ///
 /// # Errors
 /// [`Error::Input`] if the journal contradicts itself (see [`stats::summarize`]); otherwise the
@@ -40,6 +40,9 @@ pub fn write_all(run_dir: &Path, records: &[Record]) -> Result<Vec<PathBuf>> {
     write("counters.csv", &tables::counters_csv(records)?)?;
     write("speedup.csv", &tables::speedup_csv(&summary)?)?;
     write("speedup.md", tables::speedup_markdown(&summary).as_bytes())?;
+    if let Some(tied) = tables::tied_csv(&summary)? {
+        write("tied.csv", &tied)?;
+    }
     if let Some(profile) = tables::profile_csv(records)? {
         write("profile.csv", &profile)?;
     }

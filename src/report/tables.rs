@@ -15,8 +15,8 @@ use crate::probe::state::HostState;
 use crate::report::text::{host_states, ratio, round_significant};
 use crate::stats::state::{SampleState, StateJudge};
 use crate::stats::{
-    self, BASELINES, Bandwidths, Latency, Row, Speedup, Spread, Summary, highest, ms, ms_per_token,
-    per_second, percent_of, phase_name, roofline_tok_s,
+    self, BASELINES, Bandwidths, Latency, Row, Speedup, Spread, Summary, TiedAgreement, TiedPair, highest,
+    ms, ms_per_token, per_second, percent_of, phase_name, roofline_tok_s,
 };
 use crate::units::Bytes;
 
@@ -122,6 +122,8 @@ const SUMMARY: &[Column<Row>] = &[
     ("prefill_mac_per_token", |r| number(r.prefill_mac_per_token)),
     ("embedding", |r| r.case.embedding.clone().unwrap_or_default()),
     ("load_kept_ms", |r| number(r.load_kept_ms)),
+    ("unique_layers", |r| integer(r.case.tied.as_ref().map(|t| t.unique_layers))),
+    ("layers", |r| integer(r.case.tied.as_ref().map(|t| t.layers))),
 ];
 
 /// `summary.csv`: a row a case.
@@ -164,6 +166,10 @@ const MEMORY: &[Column<Row>] = &[
     ("faults_provenance", |r| r.memory_use.faults[2].minor.provenance()),
     ("memory_limit_bytes", |r| integer(r.memory_use.limit.map(|l| l.0))),
     ("memory_limit_enforced_by", |r| r.memory_use.limit_enforced_by.clone().unwrap_or_default()),
+    ("unique_layers", |r| integer(r.case.tied.as_ref().map(|t| t.unique_layers))),
+    ("full_model_weights_bytes", |r| integer(r.memory_use.full.value().map(|p| p.weights.0))),
+    ("full_model_bytes", |r| integer(r.memory_use.full.value().map(|p| p.total().0))),
+    ("full_model_provenance", |r| r.memory_use.full.provenance()),
 ];
 
 /// `memory.csv`: a row a case.
@@ -297,11 +303,40 @@ const SPEEDUP: &[Column<Speedup>] = &[
     ("energy_ratio_max", |s| max(s.energy_ratio.value().copied())),
     ("energy_reduction_percent", |s| number(s.energy_reduction_percent())),
     ("energy_provenance", |s| s.energy_ratio.provenance()),
+    ("unique_layers", |s| integer(s.case.tied.as_ref().map(|t| t.unique_layers))),
 ];
 
 /// `speedup.csv`: a row for each case and baseline kernel.
 pub(super) fn speedup_csv(summary: &Summary) -> Result<Vec<u8>> {
     csv(SPEEDUP, &summary.speedups)
+}
+
+const TIED: &[Column<TiedPair>] = &[
+    ("case", |p| p.case.id.clone()),
+    ("full_case", |p| p.full.clone()),
+    ("model", |p| p.case.model.clone()),
+    ("kernel", |p| p.case.kernel.clone()),
+    ("isa", |p| p.case.isa.clone()),
+    ("threads", |p| p.case.threads.to_string()),
+    ("n_prompt", |p| p.case.n_prompt.to_string()),
+    ("n_gen", |p| p.case.n_gen.to_string()),
+    ("unique_layers", |p| integer(p.case.tied.as_ref().map(|t| t.unique_layers))),
+    ("layers", |p| integer(p.case.tied.as_ref().map(|t| t.layers))),
+    ("rounds", |p| p.decode.or(p.prefill).map_or(0, |d| d.rounds).to_string()),
+    ("status", |p| p.missing.clone().unwrap_or_else(|| "ok".to_owned())),
+    ("decode_ratio", |p| median(p.decode)),
+    ("decode_ratio_min", |p| min(p.decode)),
+    ("decode_ratio_max", |p| max(p.decode)),
+    ("decode_verdict", |p| integer(p.decode.map(TiedAgreement::of))),
+    ("prefill_ratio", |p| median(p.prefill)),
+    ("prefill_ratio_min", |p| min(p.prefill)),
+    ("prefill_ratio_max", |p| max(p.prefill)),
+    ("prefill_verdict", |p| integer(p.prefill.map(TiedAgreement::of))),
+];
+
+/// `tied.csv`: a row for each case of tied layers beside the full model's; `None` if there is none.
+pub(super) fn tied_csv(summary: &Summary) -> Result<Option<Vec<u8>>> {
+    if summary.tied.is_empty() { Ok(None) } else { csv(TIED, &summary.tied).map(Some) }
 }
 
 /// Tokens that a window computed: the prompt, or the decode steps.
@@ -597,7 +632,7 @@ pub(super) fn speedup_markdown(summary: &Summary) -> String {
                 out,
                 "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {energy}{simulated} |",
                 cell(&c.backend),
-                cell(&c.model),
+                cell(&c.model_label()),
                 cell(&c.kernel),
                 cell(&c.isa),
                 c.threads,
@@ -610,8 +645,42 @@ pub(super) fn speedup_markdown(summary: &Summary) -> String {
             );
         }
     }
+    out.push_str(&tied_markdown(summary));
     if summary.speedups.is_empty() {
         let _ = write!(out, "\nThis run has no baseline kernel ({}) to divide by.\n", BASELINES.join(", "));
+    }
+    out
+}
+
+/// How the speed of tied layers compares with that of full models; nothing if the run has no pair.
+fn tied_markdown(summary: &Summary) -> String {
+    if summary.tied.is_empty() {
+        return String::new();
+    }
+    let mut out = "\n## Tied against full\n\n\
+                   Speed with fewer layers stored than computed, divided by that of the full model in the same round.\n\n\
+                   | model | kernel | isa | threads | prompt | generated | decode | | prefill | |\n\
+                   | --- | --- | --- | ---: | ---: | ---: | ---: | --- | ---: | --- |\n"
+        .to_owned();
+    for p in &summary.tied {
+        let phase = |spread: Option<Spread>| match (spread, &p.missing) {
+            (Some(s), _) => format!("{} | {}", ratio(s), TiedAgreement::of(s)),
+            (None, Some(why)) => format!("- | {}", cell(why)),
+            (None, None) => "- | no rates to divide".to_owned(),
+        };
+        let c = &p.case;
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            cell(&c.model_label()),
+            cell(&c.kernel),
+            cell(&c.isa),
+            c.threads,
+            c.n_prompt,
+            c.n_gen,
+            phase(p.decode),
+            phase(p.prefill),
+        );
     }
     out
 }

@@ -84,7 +84,7 @@ pub fn terminal_summary(summary: &Summary, width: usize) -> String {
     let rows = &summary.rows;
     let mut columns = vec![
         column("backend", false, 0, rows, |r| middle(&r.case.backend, NAME_WIDTH)),
-        column("model", false, 0, rows, |r| middle(&r.case.model, NAME_WIDTH)),
+        column("model", false, 0, rows, |r| middle(&r.case.model_label(), NAME_WIDTH)),
         column("kernel", false, 0, rows, |r| middle(&r.case.kernel, NAME_WIDTH)),
         column("isa", false, 1, rows, |r| middle(&r.case.isa, NAME_WIDTH)),
         column("threads", true, 0, rows, |r| r.case.threads.to_string()),
@@ -297,7 +297,7 @@ pub fn host_states(summary: &Summary) -> String {
 }
 
 fn win(summary: &Summary, row: &Row) -> String {
-    let place = format!("on {} with {}", row.case.model, count(row.case.threads, "thread"));
+    let place = format!("on {} with {}", row.case.model_label(), count(row.case.threads, "thread"));
     let against: Vec<String> = BASELINES
         .iter()
         .rev()

@@ -27,6 +27,7 @@ use crate::suite::{Model, ModelSource, Suite};
 
 use super::estimate::Estimate;
 use super::plan::{self, PlannedModel, Task};
+use super::tied;
 use super::worker::{self, Ended};
 
 /// Passes over the buffer of a bandwidth reading.
@@ -85,16 +86,20 @@ pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
             kernels: None,
             isas: None,
             embedding: None,
+            unique_layers: None,
         });
     }
     // Through the parser once more: it knows all rules, also those that an added model can break.
+    let suite = Suite::parse(&suite.to_toml()?, "suite with the models added", Path::new(""))?;
+    let host = Host::detect();
+    let threads = allowed_cpus().len().max(1) as u32;
+    let suite =
+        tied::decide(suite, threads, &memory::available(), host.llc_bytes(), |what| eprintln!("{what}"))?;
     let suite_toml = suite.to_toml()?;
-    let suite = Suite::parse(&suite_toml, "suite with the models added", Path::new(""))?;
-    let cases = plan::cases(&suite, allowed_cpus().len().max(1) as u32)?;
+    let cases = plan::cases(&suite, threads)?;
     let models = plan::models(&suite, &plan::cache_dir(), |what| eprintln!("{what}"))?;
 
     let dir = new_run_dir(options.out.as_deref(), &suite.name)?;
-    let host = Host::detect();
     let build = Build::current();
     let header = RunHeader {
         schema: SCHEMA,

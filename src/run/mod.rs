@@ -3,6 +3,7 @@
 mod coordinator;
 mod estimate;
 mod plan;
+mod tied;
 pub mod worker;
 
 pub use coordinator::{Outcome, RunOptions, resumable, resume, start};

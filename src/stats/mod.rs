@@ -9,6 +9,7 @@ mod rounds;
 mod speedup;
 mod spread;
 pub mod state;
+mod tied;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,6 +32,7 @@ pub(crate) use rounds::{percent_of, phase_name};
 pub use speedup::{BASELINES, Speedup};
 pub use spread::{Spread, ms, per_second, percentile};
 use state::StateCounts;
+pub use tied::{TOLERANCE as TIED_TOLERANCE, TiedAgreement, TiedPair};
 
 /// Everything that follows from a journal.
 #[derive(Debug, Clone)]
@@ -43,6 +45,8 @@ pub struct Summary {
     pub rows: Vec<Row>,
     /// Every case against every baseline kernel of its model, threads and workload.
     pub speedups: Vec<Speedup>,
+    /// Every case of tied layers beside that of the full model, where both were planned.
+    pub tied: Vec<TiedPair>,
     /// The host while the samples were taken.
     pub states: StateCounts,
 }
@@ -105,7 +109,7 @@ pub struct Row {
     pub peak_f32_mac_per_s: Option<f64>,
     /// Multiply-accumulates of the prefill ÷ prompt tokens.
     pub prefill_mac_per_token: Option<f64>,
-    /// What a reader should know about empty figures, such as a window of zero length.
+    /// What a reader should know: that layers are tied, why figures are empty.
     pub notes: Vec<String>,
 }
 
@@ -262,8 +266,9 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
         })
         .collect();
     let speedups = speedup::speedups(&rows, &figures);
+    let tied = tied::pairs(&rows, &figures);
     let states = StateCounts::of(&header.cases, records);
-    Ok(Summary { suite: header.suite.clone(), rounds: header.rounds, rows, speedups, states })
+    Ok(Summary { suite: header.suite.clone(), rounds: header.rounds, rows, speedups, tied, states })
 }
 
 fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Failure]) -> Status {
@@ -303,6 +308,12 @@ fn row(header: &RunHeader, case: &Case, complete: &[Round], status: Status, chec
     };
     let median = |values: &mut dyn Iterator<Item = f64>| Spread::of(values).map(|s| s.median);
     let mut notes = Vec::new();
+    if let Some(tied) = &case.tied {
+        notes.push(format!(
+            "measured on tied layers: the weights of {} are stored, {} are computed",
+            tied.unique_layers, tied.layers
+        ));
+    }
     for round in rounds {
         for (name, sample) in [("load", round.load), ("prefill", round.prefill), ("decode", round.decode)] {
             if sample.wall_ns == 0 {
@@ -331,7 +342,7 @@ fn row(header: &RunHeader, case: &Case, complete: &[Round], status: Status, chec
         ttft_ms: median(&mut rounds.iter().map(|r| ms(r.prefill.wall_ns)).filter(|&t| t > 0.0)),
         latency: Latency::of(latencies.copied().collect()),
         memory: memory(rounds, absent),
-        memory_use: memory::memory_use(header, rounds, absent),
+        memory_use: memory::memory_use(header, case, rounds, absent),
         decode_cpu_s_per_token: median(
             &mut rounds.iter().filter(|r| r.steps > 0).map(|r| r.decode.cpu_ns as f64 / 1e9 / r.steps as f64),
         ),

@@ -10,7 +10,8 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Model, ModelSource, Suite, Threads, Workload};
+use super::{Model, ModelSource, Suite, Threads, UniqueLayers, Workload};
+use crate::model::Geometry;
 use crate::units::Bytes;
 use crate::{Error, Result};
 
@@ -28,11 +29,7 @@ pub const BUILTINS: &[&str] = &["tiny-bitnet-b1.58"];
 
 /// The sizes that can be synthesised: the first column of the geometries.
 pub fn synth_sizes() -> impl Iterator<Item = &'static str> {
-    include_str!("../model/geometries.csv")
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .skip(1) // the header
-        .filter_map(|line| line.split(',').next())
+    Geometry::all().iter().map(|geometry| geometry.model.as_str())
 }
 
 const ROUNDS: RangeInclusive<u64> = 1..=10_000;
@@ -60,7 +57,8 @@ const SUITE_KEYS: &[&str] = &[
     "models",
     "workloads",
 ];
-const MODEL_KEYS: &[&str] = &["builtin", "synth", "file", "name", "kernels", "isas", "embedding"];
+const MODEL_KEYS: &[&str] =
+    &["builtin", "synth", "file", "name", "kernels", "isas", "embedding", "unique_layers"];
 const WORKLOAD_KEYS: &[&str] = &["n_prompt", "n_gen", "models", "isas"];
 
 type Value<'i> = Spanned<DeValue<'i>>;
@@ -201,7 +199,34 @@ fn model(table: Table<'_, '_>, value: &Value<'_>, base: &Path) -> Result<Model> 
         Some(value) => Some(table.one_of(value, "embedding", "embedding type", EMBEDDINGS)?),
         None => None,
     };
-    Ok(Model { source, name, kernels, isas, embedding })
+    let unique_layers =
+        table.get("unique_layers").map(|value| unique_layers(&table, value, &source)).transpose()?;
+    Ok(Model { source, name, kernels, isas, embedding, unique_layers })
+}
+
+fn unique_layers(table: &Table<'_, '_>, value: &Value<'_>, source: &ModelSource) -> Result<UniqueLayers> {
+    let ModelSource::Synth(size) = source else {
+        return Err(table.source.error(
+            value.span(),
+            "'unique_layers' is for synthetic models ('synth'): the layers of a file are what they are",
+        ));
+    };
+    let layers = Geometry::by_name(size)?.layers;
+    let wanted = || {
+        table.wrong(
+            value,
+            "unique_layers",
+            &format!("a whole number from 1 to {layers}, the layers of {size}, or \"auto\""),
+        )
+    };
+    match value.get_ref() {
+        DeValue::String(word) if word == "auto" => Ok(UniqueLayers::Auto),
+        DeValue::Integer(_) => {
+            let count = table.integer(value, "unique_layers", 1..=layers.into()).map_err(|_| wanted())?;
+            Ok(UniqueLayers::Count(count as u32))
+        }
+        _ => Err(wanted()),
+    }
 }
 
 /// The text and what to call it.

@@ -31,6 +31,7 @@ pub(crate) struct Visit {
     pub(crate) energy: Figure<Vec<DomainEnergy>>,
     pub(crate) memory: Figure<MemoryReading>,
     pub(crate) predicted: Option<MemoryParts>,
+    pub(crate) predicted_full: Option<MemoryParts>,
     pub(crate) limit: Option<MemoryLimit>,
     pub(crate) pss: Option<Figure<Bytes>>,
     pub(crate) faults: Option<Figure<Faults>>,
@@ -66,6 +67,7 @@ impl Default for Visit {
                 "procfs",
             ),
             predicted: None,
+            predicted_full: None,
             limit: None,
             pss: None,
             faults: None,
@@ -103,6 +105,7 @@ pub(crate) fn case(model: &str, kernel: &str, isa: &str, threads: u32) -> Case {
         n_gen: 32,
         kv: "f16".into(),
         embedding: None,
+        tied: None,
     }
 }
 
@@ -152,6 +155,7 @@ impl Journal {
                     file_bytes: Bytes(100),
                     weight_bytes: Bytes(200),
                     predicted: visit.predicted,
+                    predicted_full: visit.predicted_full,
                     limit: visit.limit.clone(),
                     kept: None,
                 },

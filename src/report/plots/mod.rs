@@ -115,7 +115,11 @@ fn rss(summary: &Summary) -> Chart {
             let scaled = |bytes: crate::units::Bytes| bytes.0 as f64 / unit;
             let parts = vec![(scaled(memory.anon), ANONYMOUS), (scaled(memory.file), FILE_BACKED)];
             let peak = scaled(memory.peak);
-            Some((Mark::Stack { parts, mark: Some(peak) }, memory.peak.to_string()))
+            let text = match row.memory_use.full.value() {
+                Some(full) => format!("{}; full model {} modelled", memory.peak, full.total()),
+                None => memory.peak.to_string(),
+            };
+            Some((Mark::Stack { parts, mark: Some(peak) }, text))
         }),
         empty: "This run has no cases.",
     }
@@ -349,7 +353,8 @@ fn place(
 /// The model of a case, with its backend where there are several.
 fn model_label(summary: &Summary, case: &Case) -> String {
     let several_backends = summary.rows.iter().any(|r| r.case.backend != summary.rows[0].case.backend);
-    if several_backends { format!("{}: {}", case.backend, case.model) } else { case.model.clone() }
+    let model = case.model_label();
+    if several_backends { format!("{}: {model}", case.backend) } else { model }
 }
 
 /// [`place`], in the group called `label`.
