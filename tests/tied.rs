@@ -274,12 +274,12 @@ fn tied_is_compared_with_full_within_each_round() {
         assert!((number(column) - want).abs() < 1e-12, "{column}: {}", row[column]);
     }
     assert_eq!((row["unique_layers"].as_str(), row["layers"].as_str()), ("2", "5"));
-    assert_eq!(row["decode_verdict"], "within 3 %");
+    assert_eq!(row["decode_verdict"], "within 3 % by the median");
     assert_eq!(row["prefill_verdict"], "differs by more than 3 % in every round");
     let markdown = std::fs::read_to_string(dir.path().join("speedup.md")).unwrap();
     assert!(markdown.contains("## Tied against full"), "{markdown}");
     assert!(markdown.contains("| 1B-tied (tied 2 of 5) | i2_s |"), "{markdown}");
-    assert!(markdown.contains("0.990x (0.952-1.01) | within 3 % |"), "{markdown}");
+    assert!(markdown.contains("0.990x (0.952-1.01) | within 3 % by the median |"), "{markdown}");
 
     // Every column is defined.
     let text = include_str!("../METHODOLOGY.md");
@@ -292,7 +292,9 @@ fn tied_is_compared_with_full_within_each_round() {
 #[test]
 fn the_median_decides_and_the_range_says_how_surely() {
     let spread = |median, min, max| bitjoule::stats::Spread { median, min, max, rounds: 3 };
-    assert_eq!(TiedAgreement::of(spread(1.029, 0.5, 2.0)), TiedAgreement::Within);
+    assert_eq!(TiedAgreement::of(spread(1.02, 0.971, 1.029)), TiedAgreement::Within);
+    assert_eq!(TiedAgreement::of(spread(1.029, 0.5, 2.0)), TiedAgreement::WithinByMedian);
+    assert_eq!(TiedAgreement::of(spread(1.0, 0.98, 1.04)), TiedAgreement::WithinByMedian);
     assert_eq!(TiedAgreement::of(spread(1.031, 1.02, 1.2)), TiedAgreement::Unclear);
     assert_eq!(TiedAgreement::of(spread(0.9, 0.8, 0.96)), TiedAgreement::Differs);
     assert_eq!(TiedAgreement::of(spread(0.9, 0.8, 1.2)), TiedAgreement::Unclear);

@@ -92,12 +92,11 @@ impl<'a> Tying<'a> {
                     }
                     known => known.value().copied().unwrap_or_default(),
                 };
-                let needed = self.most(None, false)?;
+                let (needed, _) = self.most(None)?;
                 if needed <= available {
                     return Ok(None);
                 }
-                let half = Bytes(available.0 / 2);
-                let stored = self.largest_within(half)?;
+                let stored = self.largest_within(available)?;
                 progress(&format!(
                     "{} needs {needed} of memory, {available} are available: {stored} of {layers} layers are stored, \
                      all are computed",
@@ -114,33 +113,37 @@ impl<'a> Tying<'a> {
         self.geometry.config(stored)
     }
 
-    /// The most memory that a case needs with so many layers stored; with `references`, also the kernels
-    /// that it is checked against.
-    fn most(&self, stored: Option<u32>, references: bool) -> Result<Bytes> {
+    /// The most memory that a case needs with so many layers stored, and the most that the kernels need
+    /// which their logits are checked against.
+    fn most(&self, stored: Option<u32>) -> Result<(Bytes, Bytes)> {
         let config = self.config(stored)?;
-        let mut most = Bytes(0);
+        let (mut cases, mut references) = (Bytes(0), Bytes(0));
         for (case, kernel, isa) in &self.cases {
             let options = options_of(case)?;
-            let run = [(*kernel, *isa), check::reference_of(*kernel)];
-            for (kernel, isa) in &run[..if references { 2 } else { 1 }] {
-                let parts = options.memory_of_synthetic(&config, *kernel, *isa, self.embedding);
-                most = most.max(parts.total());
-            }
+            let needs =
+                |kernel, isa| options.memory_of_synthetic(&config, kernel, isa, self.embedding).total();
+            let (reference, scalar) = check::reference_of(*kernel);
+            cases = cases.max(needs(*kernel, *isa));
+            references = references.max(needs(reference, scalar));
         }
-        Ok(most)
+        Ok((cases, references))
     }
 
-    /// The largest number of layers, below all, with which every case and its reference fit into `room`.
-    fn largest_within(&self, room: Bytes) -> Result<u32> {
+    /// The largest number of layers, below all, with which every case fits into half of `available` and
+    /// every reference, which is not measured, into three quarters.
+    fn largest_within(&self, available: Bytes) -> Result<u32> {
+        let (half, three_quarters) = (Bytes(available.0 / 2), Bytes(available.0 / 4 * 3));
         for stored in (1..self.geometry.layers).rev() {
-            if self.most(Some(stored), true)? <= room {
+            let (cases, references) = self.most(Some(stored))?;
+            if cases <= half && references <= three_quarters {
                 return Ok(stored);
             }
         }
+        let (cases, references) = self.most(Some(1))?;
         Err(Error::environment(format!(
-            "even with one layer stored {} are needed, and half of the memory available is {room}; take fewer or \
-             smaller kernels, or shorter workloads",
-            self.most(Some(1), true)?
+            "even with one layer stored {cases} are needed, and {references} to check the logits; half and three \
+             quarters of the memory available are {half} and {three_quarters}; take smaller kernels, or shorter \
+             workloads"
         )))
     }
 
@@ -228,8 +231,9 @@ mod tests {
         let decide = |gb: u64| decided(suite("7B", "\"auto\"", "\"i2_s\", \"f16\""), gb * 1_000_000_000, LLC);
         // 32 layers of 215 million weights, 2 bytes each, and 262 MB of embedding.
         assert_eq!(decide(15).unwrap(), None);
-        // The float kernel that f16 is checked against takes 861 MB a layer and 524 MB of embedding.
-        assert_eq!(decide(13).unwrap(), Some(UniqueLayers::Count(6)));
+        // The float kernel that f16 is checked against takes 861 MB a layer and 524 MB of embedding, and may
+        // take three quarters.
+        assert_eq!(decide(13).unwrap(), Some(UniqueLayers::Count(10)));
         // Without f16 the reference is as small as the kernel.
         let ternary = |gb: u64| decided(suite("7B", "\"auto\"", "\"i2_s\""), gb * 1_000_000_000, LLC);
         assert_eq!(ternary(3).unwrap(), None);
@@ -239,15 +243,15 @@ mod tests {
     #[test]
     fn the_largest_sizes_are_planned_without_overflow() {
         let decide = |size| decided(suite(size, "\"auto\"", "\"i2_s\", \"f16\""), 24_000_000_000, LLC);
-        assert_eq!(decide("70B").unwrap(), Some(UniqueLayers::Count(3)));
-        assert_eq!(decide("100B").unwrap(), Some(UniqueLayers::Count(2)));
+        assert_eq!(decide("70B").unwrap(), Some(UniqueLayers::Count(4)));
+        assert_eq!(decide("100B").unwrap(), Some(UniqueLayers::Count(3)));
         let suite = suite("100B", "\"auto\"", "\"f16\"");
         let cases = plan::cases(&suite, 2).unwrap();
         let tying = Tying::new(&suite.models[0], Geometry::by_name("100B").unwrap(), &cases).unwrap();
         // 72 layers of 4 x 8192^2 + 3 x 8192 x 45568 weights of 2 bytes; embedding, cache and scratch are
         // less than a hundredth of them.
         let weights = 72.0 * (4.0 * 8192.0 * 8192.0 + 3.0 * 8192.0 * 45568.0) * 2.0;
-        let needed = tying.most(None, false).unwrap().0 as f64;
+        let needed = tying.most(None).unwrap().0.0 as f64;
         assert!(needed > weights && needed < 1.01 * weights, "{needed} for {weights}");
     }
 
@@ -276,7 +280,7 @@ mod tests {
     fn auto_says_what_the_machine_lacks() {
         let auto = || suite("70B", "\"auto\"", "\"i2_s\"");
         let why = refused(auto(), 1_000_000_000, LLC, 3);
-        assert!(why.contains("even with one layer stored") && why.contains("500 MB"), "{why}");
+        assert!(why.contains("even with one layer stored") && why.contains("500.0 MB and 750.0 MB"), "{why}");
         let why = refused(auto(), 3_000_000_000, Some(Bytes(1 << 30)), 3);
         assert!(
             why.contains("less than 4 times the last-level cache") && why.contains("free memory"),

@@ -28,11 +28,13 @@ pub struct TiedPair {
 /// What the ratios of a phase say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TiedAgreement {
-    /// The median is within [`TOLERANCE`] of 1.
+    /// Every round is within [`TOLERANCE`] of 1.
     Within,
-    /// It is not, but some round is.
+    /// The median is, but not every round.
+    WithinByMedian,
+    /// The median is not, but some round is, or there are rounds on both sides.
     Unclear,
-    /// No round is.
+    /// Every round is further from 1, on the same side.
     Differs,
 }
 
@@ -40,8 +42,10 @@ impl TiedAgreement {
     /// Judges the ratios of a phase.
     pub fn of(ratio: Spread) -> Self {
         let (low, high) = (1.0 - TOLERANCE, 1.0 + TOLERANCE);
-        if (low..=high).contains(&ratio.median) {
+        if low <= ratio.min && ratio.max <= high {
             TiedAgreement::Within
+        } else if (low..=high).contains(&ratio.median) {
+            TiedAgreement::WithinByMedian
         } else if ratio.min <= high && ratio.max >= low {
             TiedAgreement::Unclear
         } else {
@@ -54,8 +58,11 @@ impl fmt::Display for TiedAgreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = TOLERANCE * 100.0;
         match self {
-            TiedAgreement::Within => write!(f, "within {percent} %"),
-            TiedAgreement::Unclear => write!(f, "unclear: the rounds spread across {percent} %"),
+            TiedAgreement::Within => write!(f, "within {percent} % in every round"),
+            TiedAgreement::WithinByMedian => write!(f, "within {percent} % by the median"),
+            TiedAgreement::Unclear => {
+                write!(f, "unclear: beyond {percent} % by the median, not in every round")
+            }
             TiedAgreement::Differs => write!(f, "differs by more than {percent} % in every round"),
         }
     }
