@@ -327,6 +327,37 @@ mod tests {
     }
 
     #[test]
+    fn a_tied_model_is_another_file_and_another_case() {
+        let suite = "name = \"x\"\nkernels = [\"i2_s\"]\nthreads = [1]\n[[models]]\nsynth = \"125M\"\n\
+                     unique_layers = 2\n[[workloads]]\nn_prompt = 1\nn_gen = 2\n";
+        let mut suite = Suite::parse(suite, "test", Path::new("")).unwrap();
+        let tied = &cases(&suite, 1).unwrap()[0];
+        assert!(tied.id.ends_with("/t1/p1/g2/tied2") && tied.model == "125M", "{tied:?}");
+        let layers = tied.tied.clone().unwrap();
+        assert_eq!((layers.unique_layers, layers.layers, layers.full_model.as_str()), (2, 11, "125M"));
+
+        let dir = tempfile::tempdir().unwrap();
+        let model = &models(&suite, dir.path(), |_| {}).unwrap()[0];
+        let ModelFile::Path(path) = &model.file else { panic!("{model:?}") };
+        assert!(path.to_str().unwrap().contains("125M-seed1.tied2."), "{}", path.display());
+        assert_eq!(Config::from_gguf(&Gguf::open(path).unwrap()).unwrap().unique_layers, 2);
+        // All layers are computed, two are loaded: in that order of magnitude a visit takes its time.
+        let all = Geometry::by_name("125M").unwrap().linear_weights();
+        assert_eq!((model.linear_weights, model.stored_weights), (all, all / 11 * 2));
+        let estimate = |model: &PlannedModel| {
+            let estimate =
+                super::super::estimate::Estimate::new(&[tied.clone()], std::slice::from_ref(model));
+            estimate.of([&Task::Case(0)])
+        };
+        assert!(estimate(model) < estimate(&PlannedModel { stored_weights: all, ..model.clone() }));
+
+        // All layers stored are the full model.
+        suite.models[0].unique_layers = Some(UniqueLayers::Count(11));
+        let full = &cases(&suite, 1).unwrap()[0];
+        assert!(full.tied.is_none() && full.id.ends_with("/g2"), "{full:?}");
+    }
+
+    #[test]
     fn rounds_are_permutations_that_the_seed_decides() {
         let cases = cases(&Suite::quick().unwrap(), 2).unwrap();
         let first = order(SCHEMA, &cases, 1, 1);
