@@ -96,6 +96,9 @@ pub struct RunHeader {
     /// The model files, to know them again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelFileId>,
+    /// The published table that the suite reproduces, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproduces: Option<Reproduces>,
     /// Which energy sources are read.
     #[serde(default)]
     pub energy: EnergyChoice,
@@ -104,6 +107,15 @@ pub struct RunHeader {
     pub stated: StatedEnergy,
     /// Every case, in the suite's order (rounds shuffle it).
     pub cases: Vec<Case>,
+}
+
+/// A published table and how it is held against the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reproduces {
+    /// Name of the table: [`crate::stats::reproduce::Target::name`].
+    pub target: String,
+    /// The kernel that ratios divide by.
+    pub against: String,
 }
 
 /// What a model file was when the run started.
