@@ -12,7 +12,7 @@ use bitjoule::backend::protocol::{Event, Job, ModelFile};
 use bitjoule::engine::{Engine, EngineOptions, KvType, MemoryParts};
 use bitjoule::figure::Figure;
 use bitjoule::gguf::{Gguf, I2sLayout, TensorInfo, Value, Writer};
-use bitjoule::journal::{Case, Phase, Record, TiedLayers, Work};
+use bitjoule::journal::{Case, Phase, Record, Reproduces, TiedLayers, Work};
 use bitjoule::model::{EmbeddingType, Geometry, Plan, WeightType, synth};
 use bitjoule::report::{terminal_summary, verdict, write_all};
 use bitjoule::stats::{TiedAgreement, summarize};
@@ -384,4 +384,31 @@ fn a_run_refuses_layers_that_the_cache_would_hold() {
     assert!(matches!(output.status.code(), Some(2 | 3)) && why.contains("key 'unique_layers'"), "{why}");
     // Before anything was made.
     assert!(!dir.path().join("cache").exists() && !dir.path().join("run").exists());
+}
+
+#[test]
+fn a_reproduced_ratio_of_tied_layers_is_marked() {
+    let of = |kernel| {
+        let mut tied = tied(case("70B", kernel, "avx2", 2));
+        tied.model = "70B".into();
+        tied
+    };
+    let (f16, ternary) = (of("f16"), of("i2_s"));
+    let mut journal = Journal::new(1, vec![f16.clone(), ternary.clone()]);
+    let Record::Run(header) = &mut journal.records[0] else { panic!("a plan") };
+    header.reproduces = Some(Reproduces { target: "speed-2410.16144".into(), against: "f16".into() });
+    journal.visit(&f16, 1, &steps(40_000, 40_000)).visit(&ternary, 1, &steps(10_000, 10_000));
+    let dir = tempfile::tempdir().unwrap();
+    write_all(dir.path(), &journal.records).unwrap();
+    let rows = rows(dir.path(), "reproduction.csv");
+    let measured: Vec<_> =
+        rows.iter().filter(|r| r["subject"] == "70B" && !r["here_ratio"].is_empty()).collect();
+    assert!(!measured.is_empty());
+    for row in measured {
+        assert_eq!(row["here_provenance"], "measured: monotonic clock, tied 2 of 5 layers");
+    }
+    let markdown = std::fs::read_to_string(dir.path().join("reproduction.md")).unwrap();
+    assert!(markdown.contains("| 70B (tied 2 of 5) |"), "{markdown}");
+    let svg = std::fs::read_to_string(dir.path().join("plots/reproduction.svg")).unwrap();
+    assert!(svg.contains("4.00x, tied 2 of 5, "), "{svg}");
 }

@@ -4,6 +4,7 @@ mod doctor;
 mod generate;
 mod model;
 mod report;
+mod reproduce;
 mod run;
 mod verify;
 
@@ -33,6 +34,8 @@ enum Command {
     Run(run::Args),
     /// Derive all tables and plots of a run again, from its journal
     Report(report::Args),
+    /// Hold this machine against a published table: measure its models, and say what is reproduced
+    Reproduce(reproduce::Args),
     /// Say what this machine can measure, what it cannot, and what to do about it
     Doctor(doctor::Args),
     /// Run a model on a prompt
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
     let outcome: Result<u8> = match command {
         Command::Run(args) => args.run(),
         Command::Report(args) => args.run(),
+        Command::Reproduce(args) => args.run(),
         Command::Doctor(args) => args.run(),
         Command::Generate(args) => args.run(),
         Command::Model(command) => command.run(),

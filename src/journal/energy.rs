@@ -11,6 +11,8 @@ use crate::units::{Joules, Watts};
 pub struct EnergyWindow {
     /// From edge to edge, nanoseconds; the sample's own window is its beginning.
     pub wall_ns: u64,
+    /// Time of the executions in it; the rest is waiting for counters at the edges and reading instruments.
+    pub work_ns: u64,
     /// How often the phase ran in it, the sample's own execution included.
     pub repetitions: u32,
     /// Every source that was read; figures come from the first.
@@ -140,4 +142,79 @@ pub struct StatedEnergy {
     /// Energy of memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryEnergy>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Sample, Work};
+    use crate::units::Bytes;
+
+    fn domain(name: &str, energy_j: f64, in_total: bool) -> DomainEnergy {
+        let uncertainty_j = Some(Joules(0.5));
+        DomainEnergy {
+            domain: name.to_owned(),
+            energy_j: Joules(energy_j),
+            uncertainty_j,
+            in_total: Some(in_total),
+        }
+    }
+
+    fn sample(window: Option<EnergyWindow>, energy: Option<Figure<Vec<DomainEnergy>>>) -> Sample {
+        Sample {
+            case: "c".to_owned(),
+            round: 1,
+            visit: 1,
+            ended_unix_ms: 0,
+            wall_ns: 1,
+            cpu_ns: 1,
+            energy,
+            energy_window: window,
+            memory: Figure::unavailable("-"),
+            pss: None,
+            faults: None,
+            counters: None,
+            state: None,
+            profile: None,
+            work: Work::Load {
+                file_bytes: Bytes(1),
+                weight_bytes: Bytes(1),
+                predicted: None,
+                predicted_full: None,
+                limit: None,
+                kept: None,
+            },
+        }
+    }
+
+    #[test]
+    fn one_execution_has_its_share_of_the_window_and_parts_are_not_added() {
+        let domains = vec![
+            domain("package-0", 60.0, true),
+            domain("core-0", 40.0, false),
+            domain("dram-0", 20.0, true),
+        ];
+        let source = SourceEnergy {
+            source: "powercap".to_owned(),
+            energy: Figure::measured(domains, "powercap"),
+            marks: Vec::new(),
+        };
+        // 80 J, of which four executions had three quarters of the time.
+        let window = EnergyWindow { wall_ns: 400, work_ns: 300, repetitions: 4, sources: vec![source] };
+        let energy = *sample(Some(window), None).phase_energy().value().unwrap();
+        assert_eq!(energy.energy_j, Joules(15.0));
+        // 1 J of both domains, and the quarter that was not work.
+        assert_eq!(energy.uncertainty_j, Some(Joules((1.0 * 0.75 + 80.0 * 0.25) / 4.0)));
+    }
+
+    #[test]
+    fn old_journals_have_their_packages() {
+        let old = |name: &str| {
+            let domain = DomainEnergy { uncertainty_j: None, in_total: None, ..domain(name, 3.0, true) };
+            sample(None, Some(Figure::measured(vec![domain], "powercap"))).phase_energy()
+        };
+        assert_eq!(old("package-0").value().unwrap().energy_j, Joules(3.0));
+        assert!(old("psys").provenance().contains("no energy domain"));
+        assert!(sample(None, None).phase_energy().provenance().contains("no energy"));
+    }
 }

@@ -96,6 +96,9 @@ pub struct RunHeader {
     /// The model files, to know them again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelFileId>,
+    /// The published table that the suite reproduces, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproduces: Option<Reproduces>,
     /// Which energy sources are read.
     #[serde(default)]
     pub energy: EnergyChoice,
@@ -104,6 +107,15 @@ pub struct RunHeader {
     pub stated: StatedEnergy,
     /// Every case, in the suite's order (rounds shuffle it).
     pub cases: Vec<Case>,
+}
+
+/// A published table and how it is held against the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reproduces {
+    /// Name of the table: [`crate::stats::reproduce::Target::name`].
+    pub target: String,
+    /// The kernel that ratios divide by.
+    pub against: String,
 }
 
 /// What a model file was when the run started.
@@ -237,19 +249,27 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The energy of one execution of the phase, in total, from the source that figures come from.
+    /// The energy of one execution of the phase, in total, from the source that figures come from: mean power
+    /// of the energy window x time of the executions / their number. What the rest of the window took is part of
+    /// the uncertainty, for its power was another.
     pub fn phase_energy(&self) -> Figure<Energy> {
-        let (energy, repetitions) = match (&self.energy_window, &self.energy) {
+        let (energy, share, repetitions) = match (&self.energy_window, &self.energy) {
             (Some(window), _) => match window.sources.first() {
-                Some(source) => (source.total(), f64::from(window.repetitions.max(1))),
+                Some(source) if window.wall_ns > 0 => {
+                    let share = window.work_ns.min(window.wall_ns) as f64 / window.wall_ns as f64;
+                    (source.total(), share, f64::from(window.repetitions.max(1)))
+                }
+                Some(source) => (source.total(), 1.0, 1.0),
                 None => return Figure::unavailable("no energy source was read"),
             },
-            (None, Some(energy)) => (energy::total(energy), 1.0),
+            (None, Some(energy)) => (energy::total(energy), 1.0, 1.0),
             (None, None) => return Figure::unavailable("the sample has no energy"),
         };
         energy.map(|e| Energy {
-            energy_j: Joules(e.energy_j.0 / repetitions),
-            uncertainty_j: e.uncertainty_j.map(|u| Joules(u.0 / repetitions)),
+            energy_j: Joules(e.energy_j.0 * share / repetitions),
+            uncertainty_j: e
+                .uncertainty_j
+                .map(|u| Joules((u.0 * share + e.energy_j.0 * (1.0 - share)) / repetitions)),
         })
     }
 

@@ -5,6 +5,7 @@
 pub mod arithmetic;
 mod memory;
 mod profile;
+pub mod reproduce;
 mod rounds;
 mod speedup;
 mod spread;
@@ -25,6 +26,7 @@ use crate::units::Bytes;
 pub use memory::{MemoryUse, PhaseFaults};
 pub use profile::Breakdown;
 pub(crate) use profile::{ms_per_token, spans};
+use reproduce::{Reproduction, Target};
 pub use rounds::Bandwidths;
 use rounds::{Peaks, Round, rounds_of};
 pub(crate) use rounds::{highest, roofline_tok_s};
@@ -49,6 +51,8 @@ pub struct Summary {
     pub tied: Vec<TiedPair>,
     /// The host while the samples were taken.
     pub states: StateCounts,
+    /// The run held against the published table that its suite reproduces, if any.
+    pub reproduction: Option<Reproduction>,
 }
 
 /// The figures of one case. Medians are over its complete rounds; a wrong case has no figures.
@@ -268,7 +272,19 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
     let speedups = speedup::speedups(&rows, &figures);
     let tied = tied::pairs(&rows, &figures);
     let states = StateCounts::of(&header.cases, records);
-    Ok(Summary { suite: header.suite.clone(), rounds: header.rounds, rows, speedups, tied, states })
+    let reproduction = header.reproduces.as_ref().and_then(|r| {
+        let run = reproduce::Run { rows: &rows, rounds: &figures, speedups: &speedups };
+        Some(reproduce::reproduction(Target::by_name(&r.target)?, &r.against, &run))
+    });
+    Ok(Summary {
+        suite: header.suite.clone(),
+        rounds: header.rounds,
+        rows,
+        speedups,
+        tied,
+        states,
+        reproduction,
+    })
 }
 
 fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Failure]) -> Status {

@@ -2,6 +2,7 @@
 
 mod axis;
 mod chart;
+mod reproduction;
 mod scene;
 
 use plotters::style::RGBColor;
@@ -41,6 +42,9 @@ pub(super) fn figures(summary: &Summary) -> Result<Vec<(&'static str, Scene)>> {
         ("latency", latency(summary).lay_out()?),
         ("rooflines", rooflines(summary).lay_out()?),
     ];
+    if let Some(of) = &summary.reproduction {
+        figures.push(("reproduction", reproduction::reproduction(summary, of).lay_out()?));
+    }
     if summary.rows.iter().any(|r| !r.profile.is_empty()) {
         figures.push(("profile", profile(summary).lay_out()?));
     }
