@@ -263,6 +263,7 @@ pub(super) fn order(schema: u32, cases: &[Case], seed: u64, round: u32) -> Vec<T
 mod tests {
     use super::*;
     use crate::journal::SCHEMA;
+    use crate::run::estimate::Estimate;
 
     #[test]
     fn the_quick_suite_makes_its_cases_once() {
@@ -345,8 +346,7 @@ mod tests {
         let all = Geometry::by_name("125M").unwrap().linear_weights();
         assert_eq!((model.linear_weights, model.stored_weights), (all, all / 11 * 2));
         let estimate = |model: &PlannedModel| {
-            let estimate =
-                super::super::estimate::Estimate::new(&[tied.clone()], std::slice::from_ref(model));
+            let estimate = Estimate::new(std::slice::from_ref(tied), std::slice::from_ref(model));
             estimate.of([&Task::Case(0)])
         };
         assert!(estimate(model) < estimate(&PlannedModel { stored_weights: all, ..model.clone() }));
