@@ -53,6 +53,16 @@ pub struct Energy {
     pub uncertainty_j: Option<Joules>,
 }
 
+impl Energy {
+    /// The share of one of `parts`.
+    pub fn divided(self, parts: f64) -> Energy {
+        Energy {
+            energy_j: Joules(self.energy_j.0 / parts),
+            uncertainty_j: self.uncertainty_j.map(|u| Joules(u.0 / parts)),
+        }
+    }
+}
+
 impl SourceEnergy {
     /// The total of the source: the domains that belong to it, none of which is part of another. The
     /// uncertainties add up, for those of the edges have one cause.

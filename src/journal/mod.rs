@@ -8,13 +8,15 @@ mod counters;
 mod energy;
 pub mod file;
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{MemoryParts, Span};
 use crate::figure::Figure;
 use crate::probe::energy::EnergyChoice;
 use crate::probe::state::HostState;
-use crate::units::{Bytes, BytesPerS, Joules, MacPerS};
+use crate::units::{Bytes, BytesPerS, MacPerS};
 
 pub use counters::{Counter, CounterGroup, CounterReading};
 pub use energy::{
@@ -208,20 +210,25 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// The window of energy. Before schema 3 energy was that of the sample's own window, by powercap.
+    pub fn window_of_energy(&self) -> Option<Cow<'_, EnergyWindow>> {
+        let old = || {
+            let energy = self.energy.clone()?;
+            let source = SourceEnergy { source: "powercap".to_owned(), energy, marks: Vec::new() };
+            Some(EnergyWindow { wall_ns: self.wall_ns, repetitions: 1, sources: vec![source] })
+        };
+        self.energy_window.as_ref().map(Cow::Borrowed).or_else(|| old().map(Cow::Owned))
+    }
+
     /// The energy of one execution of the phase, in total, from the source that figures come from.
     pub fn phase_energy(&self) -> Figure<Energy> {
-        let (energy, repetitions) = match (&self.energy_window, &self.energy) {
-            (Some(window), _) => match window.sources.first() {
-                Some(source) => (source.total(), f64::from(window.repetitions.max(1))),
-                None => return Figure::unavailable("no energy source was read"),
-            },
-            (None, Some(energy)) => (energy::total(energy), 1.0),
-            (None, None) => return Figure::unavailable("the sample has no energy"),
+        let Some(window) = self.window_of_energy() else {
+            return Figure::unavailable("the sample has no energy");
         };
-        energy.map(|e| Energy {
-            energy_j: Joules(e.energy_j.0 / repetitions),
-            uncertainty_j: e.uncertainty_j.map(|u| Joules(u.0 / repetitions)),
-        })
+        match window.sources.first() {
+            Some(source) => source.total().map(|e| e.divided(f64::from(window.repetitions.max(1)))),
+            None => Figure::unavailable("no energy source was read"),
+        }
     }
 
     /// The energies by domain of the source that figures come from, within the whole energy window.

@@ -11,13 +11,13 @@ use crate::error::{Error, Result};
 use crate::journal::Record;
 use crate::stats::{self, Summary};
 
-pub use text::{host_states, terminal_profile, terminal_summary, verdict};
+pub use text::{host_states, overhead, terminal_profile, terminal_summary, verdict};
 
 /// Writes everything that follows from a journal into the directory of its run, and returns the
 /// files in the order they were written: `samples.csv`, `latencies.csv`, `summary.csv`,
-/// `memory.csv`, `counters.csv`, `speedup.csv`, `speedup.md`, `profile.csv` if the run has a profile, and in `plots/` each figure as SVG
-/// and PNG. Each file is written
-/// beside its name and renamed, so that a reader never sees half of one.
+/// `memory.csv`, `energy.csv`, `overhead.csv`, `counters.csv`, `speedup.csv`, `speedup.md`, `profile.csv` if
+/// the run has a profile, and in `plots/` each figure as SVG and PNG. Each file is written beside its name
+/// and renamed, so that a reader never sees half of one.
 ///
 /// # Errors
 /// [`Error::Input`] if the journal contradicts itself (see [`stats::summarize`]); otherwise the
@@ -37,6 +37,8 @@ pub fn write_all(run_dir: &Path, records: &[Record]) -> Result<Vec<PathBuf>> {
     write("latencies.csv", &tables::latencies_csv(records)?)?;
     write("summary.csv", &tables::summary_csv(&summary)?)?;
     write("memory.csv", &tables::memory_csv(&summary)?)?;
+    write("energy.csv", &tables::energy_csv(&summary)?)?;
+    write("overhead.csv", &tables::overhead_csv(&summary)?)?;
     write("counters.csv", &tables::counters_csv(records)?)?;
     write("speedup.csv", &tables::speedup_csv(&summary)?)?;
     write("speedup.md", tables::speedup_markdown(&summary).as_bytes())?;
