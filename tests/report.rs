@@ -741,7 +741,16 @@ fn methodology_defines_every_column() {
     let text = include_str!("../METHODOLOGY.md");
     let dir = tempfile::tempdir().unwrap();
     write_all(dir.path(), &three_kernels().records).unwrap();
-    for file in ["samples.csv", "latencies.csv", "summary.csv", "speedup.csv", "memory.csv", "counters.csv"] {
+    for file in [
+        "samples.csv",
+        "latencies.csv",
+        "summary.csv",
+        "speedup.csv",
+        "memory.csv",
+        "energy.csv",
+        "overhead.csv",
+        "counters.csv",
+    ] {
         let (_, section) = text.split_once(&format!("### `{file}`")).unwrap_or_else(|| panic!("no {file}"));
         let section = section.split("\n### ").next().unwrap().split("\n## ").next().unwrap();
         let mut reader = csv::Reader::from_path(dir.path().join(file)).unwrap();

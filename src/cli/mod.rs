@@ -3,6 +3,7 @@
 mod doctor;
 mod generate;
 mod model;
+mod overhead;
 mod report;
 mod run;
 mod verify;
@@ -35,6 +36,8 @@ enum Command {
     Report(report::Args),
     /// Say what this machine can measure, what it cannot, and what to do about it
     Doctor(doctor::Args),
+    /// Measure what measuring costs: the same work with all instruments and without, in turns
+    Overhead(overhead::Args),
     /// Run a model on a prompt
     Generate(generate::Args),
     /// Make, inspect and convert model files
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => args.run(),
         Command::Report(args) => args.run(),
         Command::Doctor(args) => args.run(),
+        Command::Overhead(args) => args.run(),
         Command::Generate(args) => args.run(),
         Command::Model(command) => command.run(),
         Command::Verify(args) => args.run(),

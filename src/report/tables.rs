@@ -15,8 +15,8 @@ use crate::probe::state::HostState;
 use crate::report::text::{host_states, overhead, ratio, round_significant};
 use crate::stats::state::{SampleState, StateJudge};
 use crate::stats::{
-    self, BASELINES, Bandwidths, EnergyUse, Latency, Overhead, Row, Speedup, Spread, Summary, highest, ms, ms_per_token,
-    per_second, percent_of, phase_name, roofline_tok_s,
+    self, BASELINES, Bandwidths, EnergyUse, Latency, Overhead, Row, Speedup, Spread, Summary, highest, ms,
+    ms_per_token, per_second, percent_of, phase_name, roofline_tok_s,
 };
 use crate::units::Bytes;
 
@@ -531,9 +531,7 @@ fn sample_columns<'a>() -> Vec<Column<SampleRow<'a>>> {
         ("swap_written_bytes", |s| s.host(|h| h.swap.value().map(|w| w.written.0 as f64))),
         ("energy_window_ns", |s| integer(s.sample.window_of_energy().map(|w| w.wall_ns))),
         ("energy_repetitions", |s| integer(s.sample.window_of_energy().map(|w| w.repetitions))),
-        ("energy_uncertainty_j", |s| {
-            number(s.energy.value().and_then(|e| e.uncertainty_j).map(|u| u.0))
-        }),
+        ("energy_uncertainty_j", |s| number(s.energy.value().and_then(|e| e.uncertainty_j).map(|u| u.0))),
         ("energy_marks", |s| {
             let window = s.sample.window_of_energy();
             let marks = window.iter().flat_map(|w| w.sources.first()).flat_map(|source| source.marks.clone());

@@ -2,7 +2,9 @@
 
 mod coordinator;
 mod estimate;
+mod overhead;
 mod plan;
 pub mod worker;
 
 pub use coordinator::{Outcome, RunOptions, resumable, resume, start};
+pub use overhead::measure_overhead;

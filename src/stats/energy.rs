@@ -73,7 +73,7 @@ pub struct EnergyUse {
     pub power_w: Figure<f64>,
     /// Power of the idle machine around the round, watts.
     pub idle_w: Figure<f64>,
-    /// Joules a token times seconds a token: the energy-delay product.
+    /// Joules a token times seconds a token, both of the energy window: the energy-delay product.
     pub j_s_per_token: Figure<f64>,
     /// Tokens a joule.
     pub tokens_per_j: Figure<f64>,
@@ -135,8 +135,6 @@ impl<'a> Idles<'a> {
 /// One execution of a part in one round, by one source.
 struct Execution {
     tokens: usize,
-    /// By the phase's own clock, seconds.
-    timed_s: f64,
     /// Length of the energy windows, and how often their phases ran: of one sample only.
     window_s: f64,
     repetitions: Option<f64>,
@@ -153,7 +151,6 @@ impl Execution {
         let samples = part.samples(round);
         let mut execution = Execution {
             tokens: samples.iter().map(|s| tokens(s)).sum(),
-            timed_s: samples.iter().map(|s| s.wall_ns as f64 / 1e9).sum(),
             window_s: 0.0,
             repetitions: None,
             share_s: 0.0,
@@ -183,10 +180,6 @@ impl Execution {
             figure if figure.value().is_some_and(Option::is_none) => Figure::unavailable(NOT_RECORDED),
             figure => figure.map(|u| u.map_or(0.0, |u| u.0)),
         }));
-        // The reason alone would be lost where other rounds have the figure.
-        if let (Figure::Unavailable { why }, true) = (&execution.j, execution.marks.is_empty()) {
-            execution.marks.push(why.clone());
-        }
         execution
     }
 
@@ -256,9 +249,8 @@ fn row(
         over_figures(figures.iter(), absent)
     };
     let median = |of: &dyn Fn(&Execution) -> Figure<f64>| spread(of).map(|s| s.median);
-    let plain = |of: fn(&Execution) -> Option<f64>| {
-        Spread::of(executions.iter().filter_map(of)).map(|s| s.median)
-    };
+    let plain =
+        |of: fn(&Execution) -> Option<f64>| Spread::of(executions.iter().filter_map(of)).map(|s| s.median);
     let finite = |figure: Figure<f64>| match figure.value() {
         Some(value) if !value.is_finite() => Figure::unavailable("the figures give an impossible ratio"),
         _ => figure,
@@ -271,21 +263,6 @@ fn row(
             finite(Figure::derived(ratio, [&this.j, &first.j], NOT_RECORDED))
         })
         .collect();
-    // A sentence that all rounds share is said once.
-    let sentences: Vec<(u32, &String)> = executions
-        .iter()
-        .zip(rounds)
-        .flat_map(|(e, r)| e.marks.iter().map(move |mark| (r.round, mark)))
-        .collect();
-    let mut marks = Vec::new();
-    for (_, sentence) in &sentences {
-        let of: BTreeSet<u32> = sentences.iter().filter(|(_, s)| s == sentence).map(|(r, _)| *r).collect();
-        let of: Vec<String> = of.iter().map(u32::to_string).collect();
-        let mark = format!("round {}: {sentence}", of.join(", "));
-        if !marks.contains(&mark) {
-            marks.push(mark);
-        }
-    }
     EnergyUse {
         part,
         source: source.to_owned(),
@@ -297,9 +274,7 @@ fn row(
         net_j_per_token: spread(&|e| e.per_token(part, &e.net_j())),
         power_w: median(&Execution::power_w),
         idle_w: median(&|e| e.idle_w.clone()),
-        j_s_per_token: median(&|e| {
-            e.per_token(part, &e.j).map(|j| j * e.timed_s / e.tokens as f64)
-        }),
+        j_s_per_token: median(&|e| e.per_token(part, &e.j).map(|j| j * e.share_s / e.tokens as f64)),
         tokens_per_j: median(&|e| finite(e.per_token(part, &e.j).map(|j| 1.0 / j))),
         uncertainty_j: median(&|e| e.uncertainty_j.clone()),
         uncertainty_percent: median(&|e| {
@@ -307,9 +282,30 @@ fn row(
             finite(Figure::derived(percent, [&e.uncertainty_j, &e.j], NOT_RECORDED))
         }),
         ratio_to_first: over_figures(ratios.iter(), absent).map(|s| s.median),
-        marks,
+        marks: marks(&executions, rounds),
         models,
     }
+}
+
+/// What the windows of the rounds are marked with; and why a round has no energy, where others have.
+fn marks(executions: &[Execution], rounds: &[Round]) -> Vec<String> {
+    let some = executions.iter().any(|e| e.j.value().is_some());
+    let mut sentences: Vec<(&str, Vec<String>)> = Vec::new();
+    for (execution, round) in executions.iter().zip(rounds) {
+        let why = execution.j.found().err().filter(|_| some);
+        let of_round: BTreeSet<&str> = execution.marks.iter().map(String::as_str).chain(why).collect();
+        for sentence in of_round {
+            let number = round.round.to_string();
+            match sentences.iter_mut().find(|(known, _)| *known == sentence) {
+                Some((_, of)) => of.push(number),
+                None => sentences.push((sentence, vec![number])),
+            }
+        }
+    }
+    let said = |(sentence, of): (&str, Vec<String>)| {
+        format!("round{} {}: {sentence}", if of.len() > 1 { "s" } else { "" }, of.join(", "))
+    };
+    sentences.into_iter().map(said).collect()
 }
 
 /// What the models say of a part, over the complete rounds.

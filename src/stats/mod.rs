@@ -23,8 +23,8 @@ use crate::journal::{
 };
 use crate::units::Bytes;
 
-pub use energy::{EnergyUse, ModelledEnergy, Part};
 use energy::Idles;
+pub use energy::{EnergyUse, ModelledEnergy, Part};
 pub use memory::{MemoryUse, PhaseFaults};
 pub use overhead::Overhead;
 pub use profile::Breakdown;
@@ -311,7 +311,14 @@ fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Fa
     }
 }
 
-fn row(header: &RunHeader, case: &Case, complete: &[Round], idles: &Idles, status: Status, check: Option<&Check>) -> Row {
+fn row(
+    header: &RunHeader,
+    case: &Case,
+    complete: &[Round],
+    idles: &Idles,
+    status: Status,
+    check: Option<&Check>,
+) -> Row {
     // A fast wrong kernel has no speed: what it measured stays among the samples only.
     let (rounds, absent) = match status {
         Status::Wrong(_) => (&[][..], "the check of the logits failed"),
