@@ -480,8 +480,9 @@ fn every_journal_makes_files_that_parse_and_hold_no_infinities() {
         let dir = tempfile::tempdir().unwrap();
         let written = write_all(dir.path(), &journal.records).unwrap_or_else(|e| panic!("{name}: {e}"));
         let expected =
-            ["samples", "latencies", "summary", "memory", "counters", "speedup"].map(|n| format!("{n}.csv"));
-        let figures = ["decode_tok_s", "speedup", "rss", "latency", "rooflines"]
+            ["samples", "latencies", "summary", "memory", "energy", "overhead", "counters", "speedup"]
+                .map(|n| format!("{n}.csv"));
+        let figures = ["decode_tok_s", "speedup", "rss", "latency", "rooflines", "energy"]
             .iter()
             .flat_map(|n| [format!("plots/{n}.svg"), format!("plots/{n}.png")]);
         let expected: HashSet<_> = expected
