@@ -90,8 +90,12 @@ fn journal() -> Journal {
         let wall_ns = sample.wall_ns * u64::from(repetitions);
         let joules = [40.0, 50.0][sample.round as usize - 1] * wall_ns as f64 / 1e9;
         sample.energy = None;
-        sample.energy_window =
-            Some(EnergyWindow { wall_ns, repetitions, sources: vec![rapl(joules), wall(joules)] });
+        sample.energy_window = Some(EnergyWindow {
+            wall_ns,
+            work_ns: wall_ns,
+            repetitions,
+            sources: vec![rapl(joules), wall(joules)],
+        });
     }
     journal
 }

@@ -125,7 +125,7 @@ fn misspelt_keys_name_the_line_and_the_nearest() {
     assert_eq!(
         message("kernels", "kernals"),
         "x.toml:2: unknown key 'kernals'; did you mean 'kernels'? Known keys here: name, description, \
-         rounds, seed, kv, timeout_s, memory_limit, kernels, isas, threads, models, workloads"
+         rounds, seed, kv, timeout_s, memory_limit, reproduces, against, kernels, isas, threads, models, workloads"
     );
     assert_eq!(
         message("kernels = [\"i2_s\"]", "kernel = [\"i2_s\"]"),

@@ -5,6 +5,7 @@ mod generate;
 mod model;
 mod overhead;
 mod report;
+mod reproduce;
 mod run;
 mod verify;
 
@@ -34,6 +35,8 @@ enum Command {
     Run(run::Args),
     /// Derive all tables and plots of a run again, from its journal
     Report(report::Args),
+    /// Hold this machine against a published table: measure its models, and say what is reproduced
+    Reproduce(reproduce::Args),
     /// Say what this machine can measure, what it cannot, and what to do about it
     Doctor(doctor::Args),
     /// Measure what measuring costs: the same work with all instruments and without, in turns
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
     let outcome: Result<u8> = match command {
         Command::Run(args) => args.run(),
         Command::Report(args) => args.run(),
+        Command::Reproduce(args) => args.run(),
         Command::Doctor(args) => args.run(),
         Command::Overhead(args) => args.run(),
         Command::Generate(args) => args.run(),

@@ -98,6 +98,9 @@ pub struct RunHeader {
     /// The model files, to know them again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelFileId>,
+    /// The published table that the suite reproduces, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproduces: Option<Reproduces>,
     /// Which energy sources are read.
     #[serde(default)]
     pub energy: EnergyChoice,
@@ -106,6 +109,15 @@ pub struct RunHeader {
     pub stated: StatedEnergy,
     /// Every case, in the suite's order (rounds shuffle it).
     pub cases: Vec<Case>,
+}
+
+/// A published table and how it is held against the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reproduces {
+    /// Name of the table: [`crate::stats::reproduce::Target::name`].
+    pub target: String,
+    /// The kernel that ratios divide by.
+    pub against: String,
 }
 
 /// What a model file was when the run started.
@@ -213,9 +225,13 @@ impl Sample {
     /// The window of energy. Before schema 3 energy was that of the sample's own window, by powercap.
     pub fn window_of_energy(&self) -> Option<Cow<'_, EnergyWindow>> {
         let old = || {
-            let energy = self.energy.clone()?;
-            let source = SourceEnergy { source: "powercap".to_owned(), energy, marks: Vec::new() };
-            Some(EnergyWindow { wall_ns: self.wall_ns, repetitions: 1, sources: vec![source] })
+            let source = SourceEnergy {
+                source: "powercap".to_owned(),
+                energy: self.energy.clone()?,
+                marks: Vec::new(),
+            };
+            let (wall_ns, sources) = (self.wall_ns, vec![source]);
+            Some(EnergyWindow { wall_ns, work_ns: wall_ns, repetitions: 1, sources })
         };
         self.energy_window.as_ref().map(Cow::Borrowed).or_else(|| old().map(Cow::Owned))
     }
@@ -226,7 +242,7 @@ impl Sample {
             return Figure::unavailable("the sample has no energy");
         };
         match window.sources.first() {
-            Some(source) => source.total().map(|e| e.divided(f64::from(window.repetitions.max(1)))),
+            Some(source) => window.execution(source),
             None => Figure::unavailable("no energy source was read"),
         }
     }

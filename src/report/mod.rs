@@ -1,6 +1,7 @@
 //! From figures to what a person opens: CSV files, Markdown, plots and the lines on the terminal.
 
 mod plots;
+mod reproduction;
 mod tables;
 mod text;
 
@@ -11,13 +12,15 @@ use crate::error::{Error, Result};
 use crate::journal::Record;
 use crate::stats::{self, Summary};
 
+pub use reproduction::{markdown as reproduction_markdown, sentences};
 pub use text::{host_states, overhead, terminal_profile, terminal_summary, verdict};
 
 /// Writes everything that follows from a journal into the directory of its run, and returns the
 /// files in the order they were written: `samples.csv`, `latencies.csv`, `summary.csv`,
-/// `memory.csv`, `energy.csv`, `overhead.csv`, `counters.csv`, `speedup.csv`, `speedup.md`, `profile.csv` if
-/// the run has a profile, and in `plots/` each figure as SVG and PNG. Each file is written beside its name
-/// and renamed, so that a reader never sees half of one.
+/// `memory.csv`, `energy.csv`, `overhead.csv`, `counters.csv`, `speedup.csv`, `speedup.md`,
+/// `reproduction.csv` and `.md` if the suite reproduces a published table, `profile.csv` if the run has a
+/// profile, and in `plots/` each figure as SVG and PNG. Each file is written beside its name and renamed, so
+/// that a reader never sees half of one.
 ///
 /// # Errors
 /// [`Error::Input`] if the journal contradicts itself (see [`stats::summarize`]); otherwise the
@@ -42,6 +45,10 @@ pub fn write_all(run_dir: &Path, records: &[Record]) -> Result<Vec<PathBuf>> {
     write("counters.csv", &tables::counters_csv(records)?)?;
     write("speedup.csv", &tables::speedup_csv(&summary)?)?;
     write("speedup.md", tables::speedup_markdown(&summary).as_bytes())?;
+    if let Some(reproduction) = &summary.reproduction {
+        write("reproduction.csv", &reproduction::table(reproduction)?)?;
+        write("reproduction.md", reproduction::markdown(reproduction).as_bytes())?;
+    }
     if let Some(profile) = tables::profile_csv(records)? {
         write("profile.csv", &profile)?;
     }

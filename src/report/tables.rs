@@ -21,10 +21,10 @@ use crate::stats::{
 use crate::units::Bytes;
 
 /// A column: its name and the cell for one `T`.
-type Column<T> = (&'static str, fn(&T) -> String);
+pub(super) type Column<T> = (&'static str, fn(&T) -> String);
 
 /// A number at full precision: what is read back is what was computed.
-fn number(value: impl Into<Option<f64>>) -> String {
+pub(super) fn number(value: impl Into<Option<f64>>) -> String {
     match value.into() {
         Some(v) if v.is_finite() && v != 0.0 && !(1e-5..1e16).contains(&v.abs()) => format!("{v:e}"),
         Some(v) if v.is_finite() => format!("{v}"),
@@ -53,7 +53,7 @@ fn max(spread: Option<Spread>) -> String {
     number(spread.map(|s| s.max))
 }
 
-fn csv<T>(columns: &[Column<T>], rows: &[T]) -> Result<Vec<u8>> {
+pub(super) fn csv<T>(columns: &[Column<T>], rows: &[T]) -> Result<Vec<u8>> {
     let failed = |e: &dyn std::fmt::Display| Error::environment(format!("cannot format a table: {e}"));
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(columns.iter().map(|(name, _)| name)).map_err(|e| failed(&e))?;
@@ -659,7 +659,7 @@ pub(super) fn profile_csv(records: &[Record]) -> Result<Option<Vec<u8>>> {
 }
 
 /// Text that cannot break out of a cell of a Markdown table.
-fn cell(text: &str) -> String {
+pub(super) fn cell(text: &str) -> String {
     text.replace(['\n', '\r'], " ").replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;")
 }
 

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::journal::file::{self, Journal};
 use crate::journal::{
     BandwidthSample, Case, Check, ENERGY_SCHEMA, Failure, FailureKind, IdleSample, ModelFileId,
-    OverheadSample, PeakSample, Phase, Record, RunHeader, SCHEMA, Sample, Session, StatedEnergy,
+    OverheadSample, PeakSample, Phase, Record, Reproduces, RunHeader, SCHEMA, Sample, Session, StatedEnergy,
 };
 use crate::probe::clock::unix_ms;
 use crate::probe::energy::EnergyChoice;
@@ -113,6 +113,10 @@ pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
             .iter()
             .map(|m| ModelFileId { model: m.label.clone(), blake3: m.blake3.clone() })
             .collect(),
+        reproduces: suite.reproduces.clone().map(|target| Reproduces {
+            target,
+            against: suite.against.clone().unwrap_or_else(|| "f16".to_owned()),
+        }),
         energy: options.energy.clone(),
         stated: StatedEnergy {
             cpus: options.stated.tdp_w.and_then(|_| host.logical_cores.value().copied()),
@@ -381,8 +385,10 @@ impl Run {
             }
             let name = self.name(&task);
             let rest = estimate.of(left.iter().map(|(_, t)| t).chain([&task]));
-            let message =
-                format!("round {round}/{} {name}, about {} left", self.header.rounds, minutes(rest));
+            let of = self.header.rounds;
+            let when =
+                if round > of { "after the last round".to_owned() } else { format!("round {round}/{of}") };
+            let message = format!("{when} {name}, about {} left", minutes(rest));
             if hidden {
                 eprintln!("{message}");
             }

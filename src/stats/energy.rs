@@ -138,8 +138,8 @@ struct Execution {
     /// Length of the energy windows, and how often their phases ran: of one sample only.
     window_s: f64,
     repetitions: Option<f64>,
-    /// One execution's share of the energy windows, seconds.
-    share_s: f64,
+    /// Mean time of one execution within the energy windows, seconds.
+    time_s: f64,
     j: Figure<f64>,
     uncertainty_j: Figure<f64>,
     idle_w: Figure<f64>,
@@ -153,7 +153,7 @@ impl Execution {
             tokens: samples.iter().map(|s| tokens(s)).sum(),
             window_s: 0.0,
             repetitions: None,
-            share_s: 0.0,
+            time_s: 0.0,
             j: Figure::unavailable(NOT_RECORDED),
             uncertainty_j: Figure::unavailable(NOT_RECORDED),
             idle_w: idles.power_w(round.round, source),
@@ -162,15 +162,13 @@ impl Execution {
         let mut energies: Vec<Figure<Energy>> = Vec::new();
         for sample in &samples {
             let Some(window) = sample.window_of_energy() else { return execution };
-            let repetitions = f64::from(window.repetitions.max(1));
-            let window_s = window.wall_ns as f64 / 1e9;
-            execution.window_s += window_s;
-            execution.share_s += window_s / repetitions;
-            execution.repetitions = (samples.len() == 1).then_some(repetitions);
+            execution.window_s += window.wall_ns as f64 / 1e9;
+            execution.time_s += window.execution_time().as_secs_f64();
+            execution.repetitions = (samples.len() == 1).then_some(f64::from(window.repetitions));
             let read = window.sources.iter().find(|s| s.source == source);
             energies.push(match read {
                 None => Figure::unavailable(format!("{source} was not read in this round")),
-                Some(read) => read.total().map(|e| e.divided(repetitions)),
+                Some(read) => window.execution(read),
             });
             execution.marks.extend(read.into_iter().flat_map(|s| s.marks.iter().cloned()));
         }
@@ -184,7 +182,7 @@ impl Execution {
     }
 
     fn net_j(&self) -> Figure<f64> {
-        let net = self.j.value().zip(self.idle_w.value()).map(|(j, idle_w)| j - idle_w * self.share_s);
+        let net = self.j.value().zip(self.idle_w.value()).map(|(j, idle_w)| j - idle_w * self.time_s);
         Figure::derived(net, [&self.j, &self.idle_w], NOT_RECORDED)
     }
 
@@ -194,8 +192,8 @@ impl Execution {
     }
 
     fn power_w(&self) -> Figure<f64> {
-        match self.share_s > 0.0 {
-            true => self.j.clone().map(|j| j / self.share_s),
+        match self.time_s > 0.0 {
+            true => self.j.clone().map(|j| j / self.time_s),
             false => Figure::unavailable(
                 self.j.found().err().unwrap_or("the energy window has no length").to_owned(),
             ),
@@ -274,7 +272,7 @@ fn row(
         net_j_per_token: spread(&|e| e.per_token(part, &e.net_j())),
         power_w: median(&Execution::power_w),
         idle_w: median(&|e| e.idle_w.clone()),
-        j_s_per_token: median(&|e| e.per_token(part, &e.j).map(|j| j * e.share_s / e.tokens as f64)),
+        j_s_per_token: median(&|e| e.per_token(part, &e.j).map(|j| j * e.time_s / e.tokens as f64)),
         tokens_per_j: median(&|e| finite(e.per_token(part, &e.j).map(|j| 1.0 / j))),
         uncertainty_j: median(&|e| e.uncertainty_j.clone()),
         uncertainty_percent: median(&|e| {

@@ -7,6 +7,7 @@ mod energy;
 mod memory;
 mod overhead;
 mod profile;
+pub mod reproduce;
 mod rounds;
 mod speedup;
 mod spread;
@@ -29,6 +30,7 @@ pub use memory::{MemoryUse, PhaseFaults};
 pub use overhead::Overhead;
 pub use profile::Breakdown;
 pub(crate) use profile::{ms_per_token, spans};
+use reproduce::{Reproduction, Target};
 pub use rounds::Bandwidths;
 use rounds::{Peaks, Round, rounds_of};
 pub(crate) use rounds::{highest, roofline_tok_s};
@@ -52,6 +54,8 @@ pub struct Summary {
     pub states: StateCounts,
     /// What the instruments cost.
     pub overhead: Figure<Overhead>,
+    /// The run held against the published table that its suite reproduces, if any.
+    pub reproduction: Option<Reproduction>,
 }
 
 /// The figures of one case. Medians are over its complete rounds; a wrong case has no figures.
@@ -279,7 +283,12 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
     let speedups = speedup::speedups(&rows, &figures);
     let states = StateCounts::of(&header.cases, records);
     let overhead = overhead::overhead(records);
-    Ok(Summary { suite: header.suite.clone(), rounds: header.rounds, rows, speedups, states, overhead })
+    let reproduction = header.reproduces.as_ref().and_then(|r| {
+        let run = reproduce::Run { rows: &rows, rounds: &figures, speedups: &speedups };
+        Some(reproduce::reproduction(Target::by_name(&r.target)?, &r.against, &run))
+    });
+    let suite = header.suite.clone();
+    Ok(Summary { suite, rounds: header.rounds, rows, speedups, states, overhead, reproduction })
 }
 
 fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Failure]) -> Status {

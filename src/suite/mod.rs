@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::units::Bytes;
 use crate::{Error, Result};
 
-pub use parse::{BUILTINS, EMBEDDINGS, ISAS, KERNELS, KV_TYPES, synth_sizes};
+pub use parse::{AGAINST, BUILTINS, EMBEDDINGS, ISAS, KERNELS, KV_TYPES, synth_sizes};
 
 /// The suite that `bitjoule run` measures without an argument.
 const QUICK: &str = include_str!("../../suites/quick.toml");
@@ -42,6 +42,12 @@ pub struct Suite {
     /// Memory that the worker of a case may use; none: whatever the machine has.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "exact_bytes")]
     pub memory_limit: Option<Bytes>,
+    /// The published table that the suite reproduces, one of [`crate::stats::reproduce::Target`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproduces: Option<String>,
+    /// The baseline that its ratios divide by, one of [`AGAINST`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<String>,
     /// Kernels of the models that do not name their own, each one of [`KERNELS`].
     pub kernels: Vec<String>,
     /// Instruction sets, each one of [`ISAS`].

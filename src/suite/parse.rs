@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{Model, ModelSource, Suite, Threads, Workload};
+use crate::stats::reproduce::Target;
 use crate::units::Bytes;
 use crate::{Error, Result};
 
@@ -35,6 +36,9 @@ pub fn synth_sizes() -> impl Iterator<Item = &'static str> {
         .filter_map(|line| line.split(',').next())
 }
 
+/// What published ratios are held against: our kernels, or an engine that bitjoule does not run.
+pub const AGAINST: &[&str] = &["f16", "fp32-naive", "llama.cpp-f16"];
+
 const ROUNDS: RangeInclusive<u64> = 1..=10_000;
 const SEED: RangeInclusive<u64> = 0..=i64::MAX as u64;
 const TIMEOUT_S: RangeInclusive<u64> = 1..=86_400;
@@ -54,6 +58,8 @@ const SUITE_KEYS: &[&str] = &[
     "kv",
     "timeout_s",
     "memory_limit",
+    "reproduces",
+    "against",
     "kernels",
     "isas",
     "threads",
@@ -92,6 +98,17 @@ pub(super) fn parse(text: &str, origin: &str, base: &Path) -> Result<Suite> {
         },
         timeout_s: root.integer_or("timeout_s", TIMEOUT_S, 600)? as u32,
         memory_limit: root.get("memory_limit").map(|value| root.memory_limit(value)).transpose()?,
+        reproduces: root
+            .get("reproduces")
+            .map(|value| {
+                let names = Target::ALL.map(Target::name);
+                root.one_of(value, "reproduces", "published table", &names)
+            })
+            .transpose()?,
+        against: root
+            .get("against")
+            .map(|value| root.one_of(value, "against", "baseline", AGAINST))
+            .transpose()?,
         kernels: root.names(root.required("kernels")?, "kernels", "kernel", KERNELS)?,
         isas: match root.get("isas") {
             Some(value) => root.names(value, "isas", "instruction set", ISAS)?,

@@ -123,6 +123,7 @@ impl Journal {
             memory_limit: None,
             keep_packed: false,
             models: Vec::new(),
+            reproduces: None,
             energy: Default::default(),
             stated: Default::default(),
             cases,

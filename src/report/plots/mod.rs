@@ -2,6 +2,7 @@
 
 mod axis;
 mod chart;
+mod reproduction;
 mod scene;
 
 use plotters::style::RGBColor;
@@ -42,6 +43,9 @@ pub(super) fn figures(summary: &Summary) -> Result<Vec<(&'static str, Scene)>> {
         ("rooflines", rooflines(summary).lay_out()?),
         ("energy", energy(summary).lay_out()?),
     ];
+    if let Some(of) = &summary.reproduction {
+        figures.push(("reproduction", reproduction::reproduction(summary, of).lay_out()?));
+    }
     if summary.rows.iter().any(|r| !r.profile.is_empty()) {
         figures.push(("profile", profile(summary).lay_out()?));
     }
@@ -62,6 +66,16 @@ fn color_of(summary: &Summary, kernel: &str) -> RGBColor {
     }
     let place = others.iter().position(|o| *o == kernel).unwrap_or(0);
     PALETTE[place % PALETTE.len()]
+}
+
+/// What was measured in full colour; everything else hatched, by its provenance.
+fn fill_of<T>(figure: &Figure<T>, color: RGBColor) -> Fill {
+    match figure {
+        Figure::Measured { .. } | Figure::Unavailable { .. } => Fill::Solid(color),
+        Figure::Simulated { .. } => Fill::Rising(INK),
+        Figure::Modelled { .. } => Fill::Falling(INK),
+        Figure::Assumed { .. } => Fill::Crossed(INK),
+    }
 }
 
 fn decode(summary: &Summary) -> Chart {
@@ -323,14 +337,10 @@ fn energy(summary: &Summary) -> Chart {
 
 /// A bar that shows by its fill where the figure is from.
 fn energy_line(summary: &Summary, row: &Row, figure: &Figure<Spread>, label: &str) -> (Mark, String) {
-    let color = color_of(summary, &row.case.kernel);
-    let (value, fill) = match figure {
-        Figure::Unavailable { .. } => return (Mark::Gap, format!("{label}: {}", figure.provenance())),
-        Figure::Measured { value, .. } => (value, Fill::Solid(color)),
-        Figure::Simulated { value, .. } => (value, Fill::Rising(INK)),
-        Figure::Modelled { value, .. } => (value, Fill::Falling(INK)),
-        Figure::Assumed { value, .. } => (value, Fill::Crossed(INK)),
+    let Some(value) = figure.value() else {
+        return (Mark::Gap, format!("{label}: {}", figure.provenance()));
     };
+    let fill = fill_of(figure, color_of(summary, &row.case.kernel));
     let spread = (value.rounds > 1).then_some((value.min, value.max));
     let text = format!("{} {label}", round_significant(value.median, 3));
     (Mark::Bar { value: value.median, spread, limit: None, fill }, text)
