@@ -480,8 +480,9 @@ fn every_journal_makes_files_that_parse_and_hold_no_infinities() {
         let dir = tempfile::tempdir().unwrap();
         let written = write_all(dir.path(), &journal.records).unwrap_or_else(|e| panic!("{name}: {e}"));
         let expected =
-            ["samples", "latencies", "summary", "memory", "counters", "speedup"].map(|n| format!("{n}.csv"));
-        let figures = ["decode_tok_s", "speedup", "rss", "latency", "rooflines"]
+            ["samples", "latencies", "summary", "memory", "energy", "overhead", "counters", "speedup"]
+                .map(|n| format!("{n}.csv"));
+        let figures = ["decode_tok_s", "speedup", "rss", "latency", "rooflines", "energy"]
             .iter()
             .flat_map(|n| [format!("plots/{n}.svg"), format!("plots/{n}.png")]);
         let expected: HashSet<_> = expected
@@ -741,7 +742,16 @@ fn methodology_defines_every_column() {
     let text = include_str!("../METHODOLOGY.md");
     let dir = tempfile::tempdir().unwrap();
     write_all(dir.path(), &three_kernels().records).unwrap();
-    for file in ["samples.csv", "latencies.csv", "summary.csv", "speedup.csv", "memory.csv", "counters.csv"] {
+    for file in [
+        "samples.csv",
+        "latencies.csv",
+        "summary.csv",
+        "speedup.csv",
+        "memory.csv",
+        "energy.csv",
+        "overhead.csv",
+        "counters.csv",
+    ] {
         let (_, section) = text.split_once(&format!("### `{file}`")).unwrap_or_else(|| panic!("no {file}"));
         let section = section.split("\n### ").next().unwrap().split("\n## ").next().unwrap();
         let mut reader = csv::Reader::from_path(dir.path().join(file)).unwrap();

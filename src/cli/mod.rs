@@ -3,6 +3,7 @@
 mod doctor;
 mod generate;
 mod model;
+mod overhead;
 mod report;
 mod reproduce;
 mod run;
@@ -38,6 +39,8 @@ enum Command {
     Reproduce(reproduce::Args),
     /// Say what this machine can measure, what it cannot, and what to do about it
     Doctor(doctor::Args),
+    /// Measure what measuring costs: the same work with all instruments and without, in turns
+    Overhead(overhead::Args),
     /// Run a model on a prompt
     Generate(generate::Args),
     /// Make, inspect and convert model files
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Report(args) => args.run(),
         Command::Reproduce(args) => args.run(),
         Command::Doctor(args) => args.run(),
+        Command::Overhead(args) => args.run(),
         Command::Generate(args) => args.run(),
         Command::Model(command) => command.run(),
         Command::Verify(args) => args.run(),

@@ -1,5 +1,7 @@
 //! Energy in the journal: windows of phases, idle machines, and what measuring itself costs.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::figure::Figure;
@@ -55,33 +57,53 @@ pub struct Energy {
     pub uncertainty_j: Option<Joules>,
 }
 
+impl EnergyWindow {
+    /// The energy of one execution by one of the window's sources, in total: mean power of the window x time
+    /// of the executions / their number. What the rest of the window took is part of the uncertainty, for its
+    /// power was another.
+    pub fn execution(&self, source: &SourceEnergy) -> Figure<Energy> {
+        let share = match self.wall_ns {
+            0 => 1.0,
+            wall_ns => self.work_ns.min(wall_ns) as f64 / wall_ns as f64,
+        };
+        let repetitions = f64::from(self.repetitions.max(1));
+        source.total().map(|e| Energy {
+            energy_j: Joules(e.energy_j.0 * share / repetitions),
+            uncertainty_j: e
+                .uncertainty_j
+                .map(|u| Joules((u.0 * share + e.energy_j.0 * (1.0 - share)) / repetitions)),
+        })
+    }
+
+    /// Mean time of one execution in it.
+    pub fn execution_time(&self) -> Duration {
+        Duration::from_nanos(self.work_ns) / self.repetitions.max(1)
+    }
+}
+
 impl SourceEnergy {
     /// The total of the source: the domains that belong to it, none of which is part of another. The
     /// uncertainties add up, for those of the edges have one cause.
     pub fn total(&self) -> Figure<Energy> {
-        total(&self.energy)
-    }
-}
-
-/// The total of the domains of one source.
-pub(crate) fn total(energy: &Figure<Vec<DomainEnergy>>) -> Figure<Energy> {
-    let Some(domains) = energy.value() else {
-        return Figure::unavailable(energy.found().err().unwrap_or_default());
-    };
-    let of_total: Vec<&DomainEnergy> =
-        domains.iter().filter(|d| d.in_total.unwrap_or(d.domain.starts_with("package"))).collect();
-    let sum: f64 = of_total.iter().map(|d| d.energy_j.0).sum();
-    if of_total.is_empty() {
-        Figure::unavailable("no energy domain that makes up a total (such as a package)")
-    } else if of_total.iter().any(|d| !d.energy_j.0.is_finite() || d.energy_j.0 < 0.0) || !sum.is_finite() {
-        Figure::unavailable("the energy counter gave an impossible reading")
-    } else if sum == 0.0 {
-        // A machine at work never uses nothing.
-        Figure::unavailable("the energy counter did not advance within the window")
-    } else {
-        let uncertainty: Option<f64> = of_total.iter().map(|d| d.uncertainty_j.map(|u| u.0)).sum();
-        let total = Energy { energy_j: Joules(sum), uncertainty_j: uncertainty.map(Joules) };
-        energy.clone().map(|_| total)
+        let Some(domains) = self.energy.value() else {
+            return Figure::unavailable(self.energy.found().err().unwrap_or_default());
+        };
+        let of_total: Vec<&DomainEnergy> =
+            domains.iter().filter(|d| d.in_total.unwrap_or(d.domain.starts_with("package"))).collect();
+        let sum: f64 = of_total.iter().map(|d| d.energy_j.0).sum();
+        if of_total.is_empty() {
+            Figure::unavailable("no energy domain that makes up a total (such as a package)")
+        } else if of_total.iter().any(|d| !d.energy_j.0.is_finite() || d.energy_j.0 < 0.0) || !sum.is_finite()
+        {
+            Figure::unavailable("the energy counter gave an impossible reading")
+        } else if sum == 0.0 {
+            // A machine at work never uses nothing.
+            Figure::unavailable("the energy counter did not advance within the window")
+        } else {
+            let uncertainty: Option<f64> = of_total.iter().map(|d| d.uncertainty_j.map(|u| u.0)).sum();
+            let total = Energy { energy_j: Joules(sum), uncertainty_j: uncertainty.map(Joules) };
+            self.energy.clone().map(|_| total)
+        }
     }
 }
 

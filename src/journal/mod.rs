@@ -8,13 +8,15 @@ mod counters;
 mod energy;
 pub mod file;
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{MemoryParts, Span};
 use crate::figure::Figure;
 use crate::probe::energy::EnergyChoice;
 use crate::probe::state::HostState;
-use crate::units::{Bytes, BytesPerS, Joules, MacPerS};
+use crate::units::{Bytes, BytesPerS, MacPerS};
 
 pub use counters::{Counter, CounterGroup, CounterReading};
 pub use energy::{
@@ -249,28 +251,29 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The energy of one execution of the phase, in total, from the source that figures come from: mean power
-    /// of the energy window x time of the executions / their number. What the rest of the window took is part of
-    /// the uncertainty, for its power was another.
-    pub fn phase_energy(&self) -> Figure<Energy> {
-        let (energy, share, repetitions) = match (&self.energy_window, &self.energy) {
-            (Some(window), _) => match window.sources.first() {
-                Some(source) if window.wall_ns > 0 => {
-                    let share = window.work_ns.min(window.wall_ns) as f64 / window.wall_ns as f64;
-                    (source.total(), share, f64::from(window.repetitions.max(1)))
-                }
-                Some(source) => (source.total(), 1.0, 1.0),
-                None => return Figure::unavailable("no energy source was read"),
-            },
-            (None, Some(energy)) => (energy::total(energy), 1.0, 1.0),
-            (None, None) => return Figure::unavailable("the sample has no energy"),
+    /// The window of energy. Before schema 3 energy was that of the sample's own window, by powercap.
+    pub fn window_of_energy(&self) -> Option<Cow<'_, EnergyWindow>> {
+        let old = || {
+            let source = SourceEnergy {
+                source: "powercap".to_owned(),
+                energy: self.energy.clone()?,
+                marks: Vec::new(),
+            };
+            let (wall_ns, sources) = (self.wall_ns, vec![source]);
+            Some(EnergyWindow { wall_ns, work_ns: wall_ns, repetitions: 1, sources })
         };
-        energy.map(|e| Energy {
-            energy_j: Joules(e.energy_j.0 * share / repetitions),
-            uncertainty_j: e
-                .uncertainty_j
-                .map(|u| Joules((u.0 * share + e.energy_j.0 * (1.0 - share)) / repetitions)),
-        })
+        self.energy_window.as_ref().map(Cow::Borrowed).or_else(|| old().map(Cow::Owned))
+    }
+
+    /// The energy of one execution of the phase, in total, from the source that figures come from.
+    pub fn phase_energy(&self) -> Figure<Energy> {
+        let Some(window) = self.window_of_energy() else {
+            return Figure::unavailable("the sample has no energy");
+        };
+        match window.sources.first() {
+            Some(source) => window.execution(source),
+            None => Figure::unavailable("no energy source was read"),
+        }
     }
 
     /// The energies by domain of the source that figures come from, within the whole energy window.

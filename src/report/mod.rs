@@ -13,13 +13,14 @@ use crate::journal::Record;
 use crate::stats::{self, Summary};
 
 pub use reproduction::{markdown as reproduction_markdown, sentences};
-pub use text::{host_states, terminal_profile, terminal_summary, verdict};
+pub use text::{host_states, overhead, terminal_profile, terminal_summary, verdict};
 
 /// Writes everything that follows from a journal into the directory of its run, and returns the
 /// files in the order they were written: `samples.csv`, `latencies.csv`, `summary.csv`,
-/// `memory.csv`, `counters.csv`, `speedup.csv`, `speedup.md`, `tied.csv` if the run has tied and full models of
-/// one size, `reproduction.csv` and `.md` if the suite reproduces a published table, `profile.csv` if the run has
-/// a profile, and in `plots/` each figure as SVG and PNG. Each file is written beside its name and renamed, so
+/// `memory.csv`, `energy.csv`, `overhead.csv`, `counters.csv`, `speedup.csv`, `speedup.md`, `tied.csv` if the run
+/// has tied and full models of one size, `reproduction.csv` and `.md` if the suite reproduces a published table,
+/// `profile.csv` if the run has a profile, and in `plots/` each figure as SVG and PNG. Each file is written beside
+/// its name and renamed, so
 /// that a reader never sees half of one.
 ///
 /// # Errors
@@ -40,6 +41,8 @@ pub fn write_all(run_dir: &Path, records: &[Record]) -> Result<Vec<PathBuf>> {
     write("latencies.csv", &tables::latencies_csv(records)?)?;
     write("summary.csv", &tables::summary_csv(&summary)?)?;
     write("memory.csv", &tables::memory_csv(&summary)?)?;
+    write("energy.csv", &tables::energy_csv(&summary)?)?;
+    write("overhead.csv", &tables::overhead_csv(&summary)?)?;
     write("counters.csv", &tables::counters_csv(records)?)?;
     write("speedup.csv", &tables::speedup_csv(&summary)?)?;
     write("speedup.md", tables::speedup_markdown(&summary).as_bytes())?;

@@ -12,11 +12,11 @@ use crate::journal::{
     Case, Counter, CounterReading, Energy, MemoryReading, PrefillCost, Record, Sample, Work,
 };
 use crate::probe::state::HostState;
-use crate::report::text::{host_states, ratio, round_significant};
+use crate::report::text::{host_states, overhead, ratio, round_significant};
 use crate::stats::state::{SampleState, StateJudge};
 use crate::stats::{
-    self, BASELINES, Bandwidths, Latency, Row, Speedup, Spread, Summary, TiedAgreement, TiedPair, highest,
-    ms, ms_per_token, per_second, percent_of, phase_name, roofline_tok_s,
+    self, BASELINES, Bandwidths, EnergyUse, Latency, Overhead, Row, Speedup, Spread, Summary, TiedAgreement,
+    TiedPair, highest, ms, ms_per_token, per_second, percent_of, phase_name, roofline_tok_s,
 };
 use crate::units::Bytes;
 
@@ -124,7 +124,21 @@ const SUMMARY: &[Column<Row>] = &[
     ("load_kept_ms", |r| number(r.load_kept_ms)),
     ("unique_layers", |r| integer(r.case.tied.as_ref().map(|t| t.unique_layers))),
     ("layers", |r| integer(r.case.tied.as_ref().map(|t| t.layers))),
+    ("energy_net_j_per_token", |r| decode_figure(r, |e| median(e.net_j_per_token.value().copied()))),
+    ("energy_net_provenance", |r| decode_figure(r, |e| e.net_j_per_token.provenance())),
+    ("modelled_arithmetic_45nm_j_per_token", |r| decode_figure(r, |e| value(&e.models.arithmetic_45nm))),
+    ("modelled_arithmetic_7nm_j_per_token", |r| decode_figure(r, |e| value(&e.models.arithmetic_7nm))),
+    ("modelled_arithmetic_provenance", |r| decode_figure(r, |e| e.models.arithmetic_7nm.provenance())),
+    ("modelled_memory_j_per_token", |r| decode_figure(r, |e| value(&e.models.memory))),
+    ("modelled_memory_provenance", |r| decode_figure(r, |e| e.models.memory.provenance())),
+    ("assumed_tdp_j_per_token", |r| decode_figure(r, |e| value(&e.models.tdp))),
+    ("assumed_tdp_provenance", |r| decode_figure(r, |e| e.models.tdp.provenance())),
 ];
+
+/// A cell about the energy of decode, by the source that figures come from.
+fn decode_figure(row: &Row, cell: impl Fn(&EnergyUse) -> String) -> String {
+    row.decode_energy().map_or_else(String::new, cell)
+}
 
 /// `summary.csv`: a row a case.
 pub(super) fn summary_csv(summary: &Summary) -> Result<Vec<u8>> {
@@ -175,6 +189,91 @@ const MEMORY: &[Column<Row>] = &[
 /// `memory.csv`: a row a case.
 pub(super) fn memory_csv(summary: &Summary) -> Result<Vec<u8>> {
     csv(MEMORY, &summary.rows)
+}
+
+/// The energy of one part of a case by one source.
+struct EnergyRow<'a> {
+    row: &'a Row,
+    energy: &'a EnergyUse,
+}
+
+/// The columns of `energy.csv`.
+fn energy_columns<'a>() -> Vec<Column<EnergyRow<'a>>> {
+    vec![
+        ("case", |e| e.row.case.id.clone()),
+        ("backend", |e| e.row.case.backend.clone()),
+        ("model", |e| e.row.case.model.clone()),
+        ("kernel", |e| e.row.case.kernel.clone()),
+        ("isa", |e| e.row.case.isa.clone()),
+        ("threads", |e| e.row.case.threads.to_string()),
+        ("n_prompt", |e| e.row.case.n_prompt.to_string()),
+        ("n_gen", |e| e.row.case.n_gen.to_string()),
+        ("kv", |e| e.row.case.kv.clone()),
+        ("rounds", |e| e.row.rounds.to_string()),
+        ("status", |e| e.row.status.to_string()),
+        ("phase", |e| e.energy.part.name().to_owned()),
+        ("source", |e| e.energy.source.clone()),
+        ("energy_window_s", |e| number(e.energy.window_s)),
+        ("energy_repetitions", |e| number(e.energy.repetitions)),
+        ("energy_j", |e| median(e.energy.j.value().copied())),
+        ("energy_j_min", |e| min(e.energy.j.value().copied())),
+        ("energy_j_max", |e| max(e.energy.j.value().copied())),
+        ("energy_j_per_token", |e| median(e.energy.j_per_token.value().copied())),
+        ("energy_j_per_token_min", |e| min(e.energy.j_per_token.value().copied())),
+        ("energy_j_per_token_max", |e| max(e.energy.j_per_token.value().copied())),
+        ("tokens_per_j", |e| value(&e.energy.tokens_per_j)),
+        ("energy_delay_j_s_per_token", |e| value(&e.energy.j_s_per_token)),
+        ("power_w", |e| value(&e.energy.power_w)),
+        ("energy_uncertainty_j", |e| value(&e.energy.uncertainty_j)),
+        ("energy_uncertainty_percent", |e| value(&e.energy.uncertainty_percent)),
+        ("energy_provenance", |e| e.energy.j.provenance()),
+        ("idle_power_w", |e| value(&e.energy.idle_w)),
+        ("energy_net_j", |e| median(e.energy.net_j.value().copied())),
+        ("energy_net_j_per_token", |e| median(e.energy.net_j_per_token.value().copied())),
+        ("energy_net_j_per_token_min", |e| min(e.energy.net_j_per_token.value().copied())),
+        ("energy_net_j_per_token_max", |e| max(e.energy.net_j_per_token.value().copied())),
+        ("energy_net_provenance", |e| e.energy.net_j.provenance()),
+        ("compared", |e| value(&e.energy.ratio_to_first)),
+        ("energy_marks", |e| e.energy.marks.join("; ")),
+        ("modelled_arithmetic_45nm_j_per_token", |e| value(&e.energy.models.arithmetic_45nm)),
+        ("modelled_arithmetic_45nm_provenance", |e| e.energy.models.arithmetic_45nm.provenance()),
+        ("modelled_arithmetic_7nm_j_per_token", |e| value(&e.energy.models.arithmetic_7nm)),
+        ("modelled_arithmetic_7nm_provenance", |e| e.energy.models.arithmetic_7nm.provenance()),
+        ("modelled_memory_j_per_token", |e| value(&e.energy.models.memory)),
+        ("modelled_memory_provenance", |e| e.energy.models.memory.provenance()),
+        ("assumed_tdp_j_per_token", |e| value(&e.energy.models.tdp)),
+        ("assumed_tdp_provenance", |e| e.energy.models.tdp.provenance()),
+    ]
+}
+
+/// `energy.csv`: a row for each case, phase and source.
+pub(super) fn energy_csv(summary: &Summary) -> Result<Vec<u8>> {
+    let rows: Vec<EnergyRow> = summary
+        .rows
+        .iter()
+        .flat_map(|row| row.energy.iter().map(move |energy| EnergyRow { row, energy }))
+        .collect();
+    csv(&energy_columns(), &rows)
+}
+
+const OVERHEAD: &[Column<Overhead>] = &[
+    ("threads", |o| o.threads.to_string()),
+    ("pairs", |o| o.percent.rounds.to_string()),
+    ("overhead_percent", |o| number(o.percent.median)),
+    ("overhead_percent_low", |o| number(o.interval_percent.map(|(low, _)| low))),
+    ("overhead_percent_high", |o| number(o.interval_percent.map(|(_, high)| high))),
+    ("overhead_percent_min", |o| number(o.percent.min)),
+    ("overhead_percent_max", |o| number(o.percent.max)),
+    ("hidden_by_noise", |o| o.hidden_by_noise().to_string()),
+    ("edges_ns", |o| number(o.edges_ns.median)),
+    ("edges_ns_min", |o| number(o.edges_ns.min)),
+    ("edges_ns_max", |o| number(o.edges_ns.max)),
+];
+
+/// `overhead.csv`: one row, or none if the cost of the instruments is not known.
+pub(super) fn overhead_csv(summary: &Summary) -> Result<Vec<u8>> {
+    let rows: Vec<Overhead> = summary.overhead.value().copied().into_iter().collect();
+    csv(OVERHEAD, &rows)
 }
 
 /// The counts of one sample.
@@ -465,6 +564,14 @@ fn sample_columns<'a>() -> Vec<Column<SampleRow<'a>>> {
         ("memory_pressure_share", |s| s.host(|h| h.memory_pressure_share.value().copied())),
         ("swap_read_bytes", |s| s.host(|h| h.swap.value().map(|w| w.read.0 as f64))),
         ("swap_written_bytes", |s| s.host(|h| h.swap.value().map(|w| w.written.0 as f64))),
+        ("energy_window_ns", |s| integer(s.sample.window_of_energy().map(|w| w.wall_ns))),
+        ("energy_repetitions", |s| integer(s.sample.window_of_energy().map(|w| w.repetitions))),
+        ("energy_uncertainty_j", |s| number(s.energy.value().and_then(|e| e.uncertainty_j).map(|u| u.0))),
+        ("energy_marks", |s| {
+            let window = s.sample.window_of_energy();
+            let marks = window.iter().flat_map(|w| w.sources.first()).flat_map(|source| source.marks.clone());
+            marks.collect::<Vec<_>>().join("; ")
+        }),
     ]
 }
 
@@ -606,6 +713,7 @@ pub(super) fn speedup_markdown(summary: &Summary) -> String {
     if !states.is_empty() {
         let _ = write!(out, "\n{}\n", cell(&states));
     }
+    let _ = write!(out, "\n{}\n", cell(&overhead(&summary.overhead)));
     for baseline in BASELINES {
         let rows: Vec<&Speedup> = summary.speedups.iter().filter(|s| s.baseline == baseline).collect();
         if rows.is_empty() {

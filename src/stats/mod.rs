@@ -3,7 +3,9 @@
 //! METHODOLOGY.md defines every figure; the definitions here are the same ones.
 
 pub mod arithmetic;
+mod energy;
 mod memory;
+mod overhead;
 mod profile;
 pub mod reproduce;
 mod rounds;
@@ -23,7 +25,10 @@ use crate::journal::{
 };
 use crate::units::Bytes;
 
+use energy::Idles;
+pub use energy::{EnergyUse, ModelledEnergy, Part};
 pub use memory::{MemoryUse, PhaseFaults};
+pub use overhead::Overhead;
 pub use profile::Breakdown;
 pub(crate) use profile::{ms_per_token, spans};
 use reproduce::{Reproduction, Target};
@@ -32,7 +37,7 @@ use rounds::{Peaks, Round, rounds_of};
 pub(crate) use rounds::{highest, roofline_tok_s};
 pub(crate) use rounds::{percent_of, phase_name};
 pub use speedup::{BASELINES, Speedup};
-pub use spread::{Spread, ms, per_second, percentile};
+pub use spread::{Spread, median_interval, ms, per_second, percentile};
 use state::StateCounts;
 pub use tied::{TOLERANCE as TIED_TOLERANCE, TiedAgreement, TiedPair};
 
@@ -51,6 +56,8 @@ pub struct Summary {
     pub tied: Vec<TiedPair>,
     /// The host while the samples were taken.
     pub states: StateCounts,
+    /// What the instruments cost.
+    pub overhead: Figure<Overhead>,
     /// The run held against the published table that its suite reproduces, if any.
     pub reproduction: Option<Reproduction>,
 }
@@ -100,6 +107,8 @@ pub struct Row {
     pub stream_bytes_per_s: Option<f64>,
     /// Energy of all packages in the decode window ÷ decode steps, joules.
     pub energy_j_per_token: Figure<Spread>,
+    /// Energy by part and source, the source that figures come from first.
+    pub energy: Vec<EnergyUse>,
     /// Where the time of prefill and decode went, as far as it was noted.
     pub profile: Vec<Breakdown>,
     /// Median of 100 × prefill rate ÷ roofline rate of the prefill, both of the same round.
@@ -121,6 +130,11 @@ impl Row {
     /// Whether the case has figures that may be compared: a complete round and no failed check.
     pub fn usable(&self) -> bool {
         self.rounds > 0 && !matches!(self.status, Status::Wrong(_))
+    }
+
+    /// The energy of decode, by the source that figures come from.
+    pub fn decode_energy(&self) -> Option<&EnergyUse> {
+        self.energy.iter().find(|e| e.part == Part::Phase(Phase::Decode))
     }
 }
 
@@ -231,6 +245,7 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
     let header = header(records)?;
     let rounds = rounds_of(header, records)?;
     let (bandwidths, peaks) = (Bandwidths::new(records), Peaks::new(records));
+    let idles = Idles::new(records);
     let mut checks: HashMap<&str, &Check> = HashMap::new();
     let mut failures: HashMap<&str, Vec<&Failure>> = HashMap::new();
     for record in records {
@@ -266,12 +281,13 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
         .map(|(case, rounds)| {
             let check = checks.get(case.id.as_str()).copied();
             let failures = failures.get(case.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-            row(header, case, rounds, status(header.rounds, rounds, check, failures), check)
+            row(header, case, rounds, &idles, status(header.rounds, rounds, check, failures), check)
         })
         .collect();
     let speedups = speedup::speedups(&rows, &figures);
     let tied = tied::pairs(&rows, &figures);
     let states = StateCounts::of(&header.cases, records);
+    let overhead = overhead::overhead(records);
     let reproduction = header.reproduces.as_ref().and_then(|r| {
         let run = reproduce::Run { rows: &rows, rounds: &figures, speedups: &speedups };
         Some(reproduce::reproduction(Target::by_name(&r.target)?, &r.against, &run))
@@ -283,6 +299,7 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
         speedups,
         tied,
         states,
+        overhead,
         reproduction,
     })
 }
@@ -316,7 +333,14 @@ fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Fa
     }
 }
 
-fn row(header: &RunHeader, case: &Case, complete: &[Round], status: Status, check: Option<&Check>) -> Row {
+fn row(
+    header: &RunHeader,
+    case: &Case,
+    complete: &[Round],
+    idles: &Idles,
+    status: Status,
+    check: Option<&Check>,
+) -> Row {
     // A fast wrong kernel has no speed: what it measured stays among the samples only.
     let (rounds, absent) = match status {
         Status::Wrong(_) => (&[][..], "the check of the logits failed"),
@@ -372,6 +396,7 @@ fn row(header: &RunHeader, case: &Case, complete: &[Round], status: Status, chec
         bandwidth_bytes_per_s: median(&mut rounds.iter().filter_map(|r| r.bandwidth)),
         stream_bytes_per_s: median(&mut rounds.iter().filter_map(|r| r.stream)),
         energy_j_per_token: over_rounds(rounds, absent, |r| &r.energy_j_per_token),
+        energy: energy::energy_use(case, rounds, idles, &header.stated, absent),
         profile: {
             let prefill: Vec<&Sample> = rounds.iter().map(|r| r.prefill).collect();
             let decode: Vec<&Sample> = rounds.iter().map(|r| r.decode).collect();

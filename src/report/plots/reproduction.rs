@@ -1,7 +1,7 @@
 //! Published ratios and those of the run, side by side.
 
-use super::chart::{Chart, Group, Mark, Panel, Row};
-use super::color_of;
+use super::chart::{Chart, Fill, Group, Mark, Panel, Row};
+use super::{color_of, fill_of};
 use crate::figure::Figure;
 use crate::report::text::round_significant;
 use crate::stats::reproduce::{Comparison, Reproduction, Verdict};
@@ -26,7 +26,7 @@ pub(super) fn reproduction(summary: &Summary, of: &Reproduction) -> Chart {
                 value: published,
                 spread: None,
                 limit: None,
-                color: color_of(summary, BASELINES[1]),
+                fill: Fill::Solid(color_of(summary, BASELINES[1])),
             };
             let text = format!("{}x", round_significant(published, 3));
             let rows = vec![Row { labels: ["published".to_owned(), String::new()], mark: bar, text }];
@@ -59,7 +59,7 @@ fn here(summary: &Summary, comparison: &Comparison) -> Row {
     let (mark, text) = match (comparison.here_ratio.found(), &comparison.verdict) {
         (Ok((ratio, _)), verdict) => {
             let spread = (ratio.rounds > 1).then_some((ratio.min, ratio.max));
-            let color = color_of(summary, &kernel);
+            let fill = fill_of(&comparison.here_ratio, color_of(summary, &kernel));
             let how = match comparison.here_ratio {
                 Figure::Measured { .. } => "",
                 Figure::Simulated { .. } => "simulated, ",
@@ -68,7 +68,7 @@ fn here(summary: &Summary, comparison: &Comparison) -> Row {
             };
             let tied = comparison.tied.as_ref().map_or_else(String::new, |tied| format!("{tied}, "));
             let text = format!("{}x, {how}{tied}{verdict}", round_significant(ratio.median, 3));
-            (Mark::Bar { value: ratio.median, spread, limit: None, color }, text)
+            (Mark::Bar { value: ratio.median, spread, limit: None, fill }, text)
         }
         (Err(_), Verdict::NotTestable(why)) => (Mark::Gap, format!("not testable here: {why}")),
         (Err(why), _) => (Mark::Gap, why.to_owned()),
