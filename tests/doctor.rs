@@ -35,6 +35,8 @@ fn a_server_with_everything_serves_everything() {
     for id in ["energy", "hardware_counters", "software_events", "frequency", "temperature", "governor"] {
         assert_eq!(finding(&report, id).level, Level::Ok, "{:?}", finding(&report, id));
     }
+    let energy = &finding(&report, "energy").found;
+    assert!(energy.contains("; not nvml: "), "{energy}");
     // Only the noise is not known: a simulated tree has none.
     assert_eq!(answers(&report), [Answer::WithCare, Answer::Yes, Answer::WithCare]);
     assert_eq!(because(&report, Purpose::Speed), ["noise"]);
@@ -91,6 +93,11 @@ fn a_virtual_machine_with_nothing_says_so() {
         let finding = finding(&report, id);
         assert_eq!(finding.level, Level::No, "{finding:?}");
         assert!(finding.remedy.is_some() && finding.commands.is_empty(), "{finding:?}");
+    }
+    // Every kind of source says why it is not there, also those that are read on request only.
+    for source in bitjoule::probe::energy::names() {
+        let found = &finding(&report, "energy").found;
+        assert!(found.contains(&format!("{source}: ")), "{source}: {found}");
     }
     assert_eq!(finding(&report, "software_events").level, Level::Ok);
     assert_eq!(finding(&report, "governor").level, Level::Unknown);

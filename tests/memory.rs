@@ -28,6 +28,7 @@ fn visit(model: &Path, kernel: &str, cap: Option<MemoryCap>) -> Vec<Event> {
         n_gen: 8,
         kv: "f16".into(),
         embedding: None,
+        tied: None,
     };
     let job = Job::Visit {
         cap: cap.clone(),
@@ -65,7 +66,8 @@ fn model() -> &'static Path {
     static MODEL: OnceLock<PathBuf> = OnceLock::new();
     MODEL.get_or_init(|| {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("memory-125M.gguf");
-        synth(Geometry::by_name("125M").unwrap(), WeightType::I2S, None, SYNTH_SEED, &path, true).unwrap();
+        synth(Geometry::by_name("125M").unwrap(), None, WeightType::I2S, None, SYNTH_SEED, &path, true)
+            .unwrap();
         path
     })
 }

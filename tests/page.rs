@@ -253,8 +253,6 @@ fn crowded_figures_have_no_text_over_another() {
     let macs = Some(MacCount { linear: 31, attention: 0, head: 31 });
     single.visit(&one[0], 1, &Visit { macs, energy: joules(1.0), ..Visit::default() });
     for (name, journal) in [("crowded", crowded()), ("one case", single)] {
-        let _ = std::fs::create_dir_all(format!("/tmp/dbg-{name}"));
-        write_all(Path::new(&format!("/tmp/dbg-{name}")), &journal.records).unwrap();
         let report = Report::of(&journal);
         check_html(&report.text("report.html"), name);
         for figure in ["size", "scaling", "memory", "pareto", "speedup", "decode_tok_s"] {

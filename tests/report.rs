@@ -481,9 +481,19 @@ fn every_journal_makes_files_that_parse_and_hold_no_infinities() {
     for (name, journal) in edge_cases() {
         let dir = tempfile::tempdir().unwrap();
         let written = write_all(dir.path(), &journal.records).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let expected = ["samples", "latencies", "summary", "memory", "counters", "speedup", "scaling"]
-            .map(|n| format!("{n}.csv"));
-        let figures = ["decode_tok_s", "speedup", "rss", "latency", "rooflines"]
+        let expected = [
+            "samples",
+            "latencies",
+            "summary",
+            "memory",
+            "energy",
+            "overhead",
+            "counters",
+            "speedup",
+            "scaling",
+        ]
+        .map(|n| format!("{n}.csv"));
+        let figures = ["decode_tok_s", "speedup", "rss", "latency", "rooflines", "energy"]
             .iter()
             .chain(has_energy(&journal).then_some(&"pareto"))
             .flat_map(|n| [format!("plots/{n}.svg"), format!("plots/{n}.png")]);
@@ -757,6 +767,8 @@ fn methodology_defines_every_column() {
         "speedup.csv",
         "scaling.csv",
         "memory.csv",
+        "energy.csv",
+        "overhead.csv",
         "counters.csv",
     ] {
         let (_, section) = text.split_once(&format!("### `{file}`")).unwrap_or_else(|| panic!("no {file}"));

@@ -415,6 +415,23 @@ fn a_simulated_powercap_tree_fills_the_energy_columns_and_is_never_measured() {
         assert!(joules > 0.0 && joules.is_finite(), "{row:?}");
         assert!(!row["energy_j_per_token_min"].is_empty() && !row["energy_j_per_token_max"].is_empty());
     }
+    // Both sockets, 100 W, idle or not; windows of 50 update periods, and what is left of it.
+    let rows = table(&work.out(), "energy.csv");
+    assert_eq!(rows.len(), 2 * 4);
+    let mut repeated = false;
+    for row in rows.iter().filter(|row| row["phase"] != "load") {
+        let at = |column: &str| row[column].parse::<f64>().unwrap_or_else(|_| panic!("{column}: {row:?}"));
+        assert!(row["energy_provenance"].starts_with("simulated: "), "{row:?}");
+        assert!(row["energy_net_provenance"].starts_with("simulated: "), "{row:?}");
+        assert!(at("energy_window_s") >= 0.05 && at("energy_j_per_token") > 0.0, "{row:?}");
+        // The player of this test may be late; twice the power would be a domain counted twice.
+        assert!((50.0..150.0).contains(&at("power_w")), "{row:?}");
+        assert!((80.0..120.0).contains(&at("idle_power_w")), "{row:?}");
+        assert!(at("energy_net_j").abs() < at("energy_j"), "{row:?}");
+        assert!(at("modelled_arithmetic_7nm_j_per_token") < at("modelled_arithmetic_45nm_j_per_token"));
+        repeated |= row["phase"] == "prefill" && at("energy_repetitions") > 1.0;
+    }
+    assert!(repeated, "{rows:?}");
     let speedups = table(&work.out(), "speedup.csv");
     assert!(!speedups.is_empty());
     for row in speedups {

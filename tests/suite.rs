@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use bitjoule::Error;
-use bitjoule::suite::{Model, ModelSource, Suite, Threads, Workload};
+use bitjoule::suite::{Model, ModelSource, Suite, Threads, UniqueLayers, Workload};
 use bitjoule::units::Bytes;
 use proptest::prelude::*;
 
@@ -57,7 +57,8 @@ fn a_suite_is_read_with_its_defaults() {
             name: None,
             kernels: None,
             isas: None,
-            embedding: None
+            embedding: None,
+            unique_layers: None
         }
     );
     assert_eq!(file.source, ModelSource::File("/base/sub/model.gguf".into()));
@@ -125,12 +126,12 @@ fn misspelt_keys_name_the_line_and_the_nearest() {
     assert_eq!(
         message("kernels", "kernals"),
         "x.toml:2: unknown key 'kernals'; did you mean 'kernels'? Known keys here: name, description, \
-         rounds, seed, kv, timeout_s, memory_limit, kernels, isas, threads, models, workloads"
+         rounds, seed, kv, timeout_s, memory_limit, reproduces, against, kernels, isas, threads, models, workloads"
     );
     assert_eq!(
         message("kernels = [\"i2_s\"]", "kernel = [\"i2_s\"]"),
         "x.toml:8: unknown key 'kernel' in [[models]]; did you mean 'kernels'? Known keys here: builtin, \
-         synth, file, name, kernels, isas, embedding"
+         synth, file, name, kernels, isas, embedding, unique_layers"
     );
     assert!(
         message("n_gen", "gen")
@@ -202,6 +203,52 @@ fn an_embedding_is_part_of_the_label() {
         message("synth = \"125M\"", "synth = \"125M\"\nembedding = \"q6\"")
             .contains("x.toml:6: unknown embedding type 'q6'; did you mean 'q6_k'?")
     );
+}
+
+#[test]
+fn tied_layers_are_a_number_that_the_model_has_or_auto() {
+    let with = |value: &str| GOOD.replacen("125M\"", &format!("125M\"\nunique_layers = {value}"), 1);
+    for (value, want) in
+        [("1", UniqueLayers::Count(1)), ("11", UniqueLayers::Count(11)), ("\"auto\"", UniqueLayers::Auto)]
+    {
+        let suite = parse(&with(value)).unwrap();
+        assert_eq!(suite.models[0].unique_layers, Some(want));
+        assert_eq!(suite.models[0].label(), "125M");
+        let toml = suite.to_toml().unwrap();
+        assert_eq!(parse(&toml).unwrap(), suite);
+        assert_eq!(toml::from_str::<Suite>(&toml).unwrap(), suite);
+    }
+    let wanted =
+        "x.toml:6: 'unique_layers' must be a whole number from 1 to 11, the layers of 125M, or \"auto\", not";
+    for (value, found) in [
+        ("0", "the number 0"),
+        ("12", "the number 12"),
+        ("1.5", "the number 1.5"),
+        ("\"all\"", "the string \"all\""),
+        ("[1]", "a list"),
+    ] {
+        assert_eq!(refusal(&with(value)), format!("{wanted} {found}"));
+    }
+    let of_file = message("kernels = [\"i2_s\"]", "unique_layers = 1");
+    assert!(of_file.starts_with("x.toml:8: 'unique_layers' is for synthetic models"), "{of_file}");
+    // Tied and full are two models, and need two labels.
+    let both = GOOD.replacen("[[models]]", "[[models]]\nsynth = \"125M\"\nunique_layers = 2\n[[models]]", 1);
+    assert!(refusal(&both).contains("a second model with the label '125M'"));
+}
+
+#[test]
+fn the_validation_has_every_tied_case_beside_its_full_one() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("suites/published");
+    let suite = Suite::load(&folder.join("tied-validation.toml")).unwrap();
+    let (tied, full): (Vec<&Model>, Vec<&Model>) =
+        suite.models.iter().partition(|m| m.unique_layers.is_some());
+    assert_eq!(full.iter().map(|m| m.label()).collect::<Vec<_>>(), ["1B", "3B", "7B"]);
+    assert_eq!(tied.len(), 4);
+    for model in &tied {
+        let full = full.iter().find(|f| f.label() == model.default_label()).unwrap();
+        let of_full = suite.kernels_of(full);
+        assert!(suite.kernels_of(model).iter().all(|k| of_full.contains(k)), "{}", model.label());
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn the_seed_decides_every_byte_and_the_type_no_weight() {
     let write = |ty, seed, threads| {
         let path = dir.path().join("model.gguf");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| synth(&tiny(), ty, None, seed, &path, true)).unwrap();
+        pool.install(|| synth(&tiny(), None, ty, None, seed, &path, true)).unwrap();
         std::fs::read(&path).unwrap()
     };
     let weights = |bytes: Vec<u8>| -> Vec<(String, Vec<f32>)> {

@@ -83,7 +83,8 @@ impl MemoryCap {
     ) -> (FailureKind, String) {
         // What the standard library says before it aborts, and how a thread fails whose stack finds no
         // room (EAGAIN) or another mapping (ENOMEM).
-        const REFUSALS: [&str; 3] = ["memory allocation of ", "code: 11, ", "code: 12, "];
+        const REFUSALS: [&str; 5] =
+            ["memory allocation of ", "code: 11, ", "code: 12, ", "(os error 11)", "(os error 12)"];
         if kind != FailureKind::Crashed {
             return (kind, reason);
         }
@@ -260,6 +261,7 @@ mod tests {
         let judge = |reason: &str| cap.judge(None, FailureKind::Crashed, reason.to_owned()).0;
         for reason in [
             "the worker was killed by signal 6: memory allocation of 16777216 bytes failed",
+            "ended with 101: failed to allocate an alternative stack: Cannot allocate memory (os error 12)",
             "ended with 101: panicked: the system starts a thread: Os { code: 11, kind: WouldBlock }",
         ] {
             assert_eq!(judge(reason), FailureKind::MemoryLimit);

@@ -123,6 +123,21 @@ pub fn engine_with(
     Engine::new(plan.load(isa)?, options)
 }
 
+/// The engine that a visit of `case` runs.
+///
+/// # Errors
+/// If there is no such KV cache.
+pub fn options_of(case: &Case) -> Result<EngineOptions> {
+    let (n_prompt, n_gen) = (case.n_prompt as usize, case.n_gen as usize);
+    Ok(EngineOptions {
+        threads: case.threads as usize,
+        kv: kv_type(&case.kv)?,
+        context: (n_prompt + n_gen).max(check::CONTEXT),
+        batch: n_prompt.clamp(check::CONTEXT, BATCH),
+        profile: false,
+    })
+}
+
 /// Does `job`, reporting through `emit`.
 ///
 /// # Errors
@@ -230,15 +245,8 @@ fn visit(
     let kernel = Kernel::by_name(&case.kernel)
         .ok_or_else(|| Error::input(format!("there is no kernel '{}'", case.kernel)))?;
     let isa = Isa::by_name(&case.isa).map_err(|e| skip(Error::environment(e)))?;
-    let kv = kv_type(&case.kv)?;
     let (n_prompt, n_gen) = (case.n_prompt as usize, case.n_gen as usize);
-    let options = EngineOptions {
-        threads: case.threads as usize,
-        kv,
-        context: (n_prompt + n_gen).max(check::CONTEXT),
-        batch: n_prompt.clamp(check::CONTEXT, BATCH),
-        profile,
-    };
+    let options = EngineOptions { profile, ..options_of(case)? };
 
     let window = instruments.open_window(options.threads);
     let gguf = model.open().map_err(|e| match e {
@@ -255,6 +263,7 @@ fn visit(
     let plan = Plan::with_embedding(&gguf, kernel, I2sLayout::X86_64, embedding)
         .map_err(|e| capped.stop(e, None))?;
     let predicted = options.memory(&plan, isa);
+    let predicted_full = options.memory_of_all_layers(&plan, isa);
     let needed = predicted.total();
     let load = || {
         capped.ensure(&format!("{} with kernel {kernel}", gguf.path_label()), needed)?;
@@ -280,7 +289,7 @@ fn visit(
     if phases.contains(&Phase::Load) {
         let limit = capped.cap.map(MemoryCap::describe);
         let predicted = Some(predicted);
-        emit(sample(Work::Load { file_bytes, weight_bytes, predicted, limit, kept }, None))?;
+        emit(sample(Work::Load { file_bytes, weight_bytes, predicted, predicted_full, limit, kept }, None))?;
     }
 
     // One step outside all windows wakes the threads and touches the buffers.

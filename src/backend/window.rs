@@ -97,16 +97,18 @@ impl Timed<'_> {
     ) -> Result<impl FnOnce(Work, Option<Vec<Span>>) -> Event + use<>> {
         let Timed { window, wall_ns, cpu_ns, counters, usage } = self;
         let meter = &window.instruments.energy;
-        let mut repetitions = 1;
+        let (mut repetitions, mut work_ns) = (1, wall_ns);
         if let Some(again) = again {
             let long_enough = meter.min_window().min(LONGEST_STRETCH).as_nanos() as u64;
+            let start_ns = clock::monotonic_ns();
             while clock::monotonic_ns() - window.start_ns < long_enough {
                 again()?;
                 repetitions += 1;
             }
+            work_ns += clock::monotonic_ns() - start_ns;
         }
         let (wall, sources) = energy_between(meter, &window.energy, &meter.mark_aligned());
-        let energy = EnergyWindow { wall_ns: wall.as_nanos() as u64, repetitions, sources };
+        let energy = EnergyWindow { wall_ns: wall.as_nanos() as u64, work_ns, repetitions, sources };
         let (ended_unix_ms, memory) = (clock::unix_ms(), memory::read());
         let state = Some(Box::new(window.watch.stop()));
         let counters = window.instruments.counters.between(&window.counters, &counters);

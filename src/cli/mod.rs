@@ -3,7 +3,9 @@
 mod doctor;
 mod generate;
 mod model;
+mod overhead;
 mod report;
+mod reproduce;
 mod run;
 mod verify;
 
@@ -33,8 +35,12 @@ enum Command {
     Run(run::Args),
     /// Derive all tables and plots of a run again, from its journal
     Report(report::Args),
+    /// Hold this machine against a published table: measure its models, and say what is reproduced
+    Reproduce(reproduce::Args),
     /// Say what this machine can measure, what it cannot, and what to do about it
     Doctor(doctor::Args),
+    /// Measure what measuring costs: the same work with all instruments and without, in turns
+    Overhead(overhead::Args),
     /// Run a model on a prompt
     Generate(generate::Args),
     /// Make, inspect and convert model files
@@ -73,7 +79,9 @@ pub fn main() -> ExitCode {
     let outcome: Result<u8> = match command {
         Command::Run(args) => args.run(),
         Command::Report(args) => args.run(),
+        Command::Reproduce(args) => args.run(),
         Command::Doctor(args) => args.run(),
+        Command::Overhead(args) => args.run(),
         Command::Generate(args) => args.run(),
         Command::Model(command) => command.run(),
         Command::Verify(args) => args.run(),

@@ -66,7 +66,7 @@ impl Command {
     pub(super) fn run(self) -> Result<u8> {
         match self {
             Command::Synth { size, output, ty, embedding, seed, force } => {
-                model::synth(Geometry::by_name(&size)?, ty, embedding, seed, &output, force)?;
+                model::synth(Geometry::by_name(&size)?, None, ty, embedding, seed, &output, force)?;
                 report_file(&output);
             }
             Command::Inspect { model, i2s_layout } => inspect(&Gguf::open(&model)?, i2s_layout.into()),

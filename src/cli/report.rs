@@ -34,10 +34,11 @@ impl Args {
     }
 }
 
-/// What won, and what the host was like meanwhile; each in a paragraph.
+/// What won, what the host was like meanwhile, and what measuring cost; each in a paragraph.
 pub(super) fn verdict(summary: &stats::Summary) -> String {
-    let (verdict, states) = (report::verdict(summary), report::host_states(summary));
-    if states.is_empty() { format!("{verdict}\n") } else { format!("{verdict}\n{states}\n") }
+    let paragraphs =
+        [report::verdict(summary), report::host_states(summary), report::overhead(&summary.overhead)];
+    paragraphs.iter().filter(|p| !p.is_empty()).map(|p| format!("{p}\n")).collect()
 }
 
 /// Columns of the terminal, or a width that fits most pages where there is none.

@@ -12,7 +12,7 @@ use crate::suite::Suite;
 use crate::units::Watts;
 
 /// Exit code after Ctrl-C, as shells have it.
-const INTERRUPTED: u8 = 130;
+pub(super) const INTERRUPTED: u8 = 130;
 
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct Args {
@@ -22,7 +22,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     out: Option<PathBuf>,
     /// Go on with an interrupted run
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["suite", "model"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["suite", "model", "energy", "assume_tdp", "memory_energy"])]
     resume: Option<PathBuf>,
     /// Measure this GGUF file too (can be repeated)
     #[arg(long, value_name = "FILE")]
@@ -35,31 +35,58 @@ pub(super) struct Args {
     /// them in later visits instead of packing anew
     #[arg(long, conflicts_with = "resume")]
     keep_packed: bool,
+    #[command(flatten)]
+    energy: EnergyArgs,
+}
+
+/// Where energy comes from.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct EnergyArgs {
     /// Read energy from the sources of a simulated machine, whose root this is; its figures are marked as
     /// simulated
     #[arg(long, value_name = "DIR", hide = true)]
     energy_root: Option<PathBuf>,
     /// Energy sources: auto, none, some of powercap,perf,msr,hwmon,iio,battery,nvml, or exec:COMMAND, a
     /// program that prints joules or watts (docs/ENERGY_METERS.md); of several, figures come from the first
-    #[arg(long, value_name = "SOURCES", default_value = "auto", conflicts_with = "resume")]
+    #[arg(long, value_name = "SOURCES", default_value = "auto")]
     energy: EnergyChoice,
     /// Power of the processor with all CPUs busy, for columns assumed:tdp (watts x share of CPU time)
-    #[arg(long, value_name = "WATTS", conflicts_with = "resume")]
+    #[arg(long, value_name = "WATTS")]
     assume_tdp: Option<f64>,
     /// Energy of a byte read from memory and where that figure is from, for columns modelled:memory
-    #[arg(long, value_name = "PJ_PER_BYTE=SOURCE", conflicts_with = "resume")]
+    #[arg(long, value_name = "PJ_PER_BYTE=SOURCE")]
     memory_energy: Option<String>,
 }
 
-impl Args {
-    pub(super) fn run(self) -> Result<u8> {
+impl EnergyArgs {
+    /// The sources, and what the user states.
+    pub(super) fn parts(&self) -> Result<(EnergyChoice, StatedEnergy)> {
         let stated = StatedEnergy {
             tdp_w: self.assume_tdp.map(tdp).transpose()?,
             cpus: None,
             memory: self.memory_energy.as_deref().map(memory_energy).transpose()?,
         };
+        Ok((self.energy.clone(), stated))
+    }
+
+    /// Root of a simulated machine.
+    pub(super) fn root(&self) -> Option<PathBuf> {
+        self.energy_root.clone()
+    }
+}
+
+/// Whether a case has failed: one that cannot run here, or not under the limit, has not.
+pub(super) fn any_failed(summary: &stats::Summary) -> bool {
+    summary.rows.iter().any(|row| {
+        !matches!(row.status, stats::Status::Ok | stats::Status::Skipped(_) | stats::Status::OverLimit(_))
+    })
+}
+
+impl Args {
+    pub(super) fn run(self) -> Result<u8> {
+        let (energy, stated) = self.energy.parts()?;
         let outcome = match self.resume {
-            Some(dir) => resume(&dir, self.energy_root)?,
+            Some(dir) => resume(&dir, self.energy.root())?,
             None => {
                 let suite = match self.suite {
                     Some(path) => Suite::load(&path)?,
@@ -70,8 +97,8 @@ impl Args {
                     out: self.out,
                     profile: self.profile,
                     keep_packed: self.keep_packed,
-                    energy: self.energy,
-                    energy_root: self.energy_root,
+                    energy,
+                    energy_root: self.energy.root(),
                     stated,
                 };
                 start(suite, &options)?
@@ -90,11 +117,7 @@ impl Args {
             report::terminal_profile(&summary, super::report::terminal_width()),
             super::report::verdict(&summary)
         ));
-        // A case that cannot run here, or not under the limit, has not failed.
-        let failed = summary.rows.iter().any(|row| {
-            !matches!(row.status, stats::Status::Ok | stats::Status::Skipped(_) | stats::Status::OverLimit(_))
-        });
-        Ok(u8::from(failed))
+        Ok(u8::from(any_failed(&summary)))
     }
 }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::{Answer, Finding, Group, Level, Limit, Noise, Purpose};
 use crate::figure::Figure;
+use crate::probe::energy;
 use crate::probe::energy::source::{Domain, Refusal};
-use crate::probe::energy::{self, SourceReport};
 use crate::probe::host::Host;
 use crate::probe::state::{Busy, HostState};
 use crate::probe::text;
@@ -157,21 +157,26 @@ fn missing<T>(figure: &Figure<T>) -> &str {
 }
 
 fn energy(machine: &Machine) -> Finding {
-    // What is not read unless it is named serves a run only if its user knows.
-    let sources: Vec<SourceReport> =
-        energy::survey(machine.root).into_iter().filter(|source| source.unasked).collect();
     let domains =
         |domains: &[Domain]| domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>().join(", ");
-    let there: Vec<String> = sources
-        .iter()
-        .filter_map(|s| Some(format!("{} ({})", s.name, domains(s.found.as_ref().ok()?))))
-        .collect();
-    if !there.is_empty() {
-        return Finding::instrument("energy", Level::Ok, there.join("; "));
+    let (mut there, mut refusals): (Vec<String>, Vec<(&str, Refusal)>) = (Vec::new(), Vec::new());
+    let mut on_request = Vec::new();
+    for source in energy::survey(machine.root) {
+        match source.found {
+            Ok(found) if source.unasked => there.push(format!("{} ({})", source.name, domains(&found))),
+            // What is not read unless it is named serves a run only if its user knows.
+            Ok(found) => {
+                on_request.push(format!("with --energy {}: {}", source.name, domains(&found)));
+            }
+            Err(refusal) => refusals.push((source.name, refusal)),
+        }
     }
-    let refusals: Vec<(&str, &Refusal)> =
-        sources.iter().filter_map(|s| Some((s.name, s.found.as_ref().err()?))).collect();
-    let found = refusals.iter().map(|(name, r)| format!("{name}: {}", r.why)).collect::<Vec<_>>().join("; ");
+    let missing = refusals.iter().map(|(name, refusal)| format!("{name}: {}", refusal.why));
+    if !there.is_empty() {
+        let missing: Vec<String> = missing.map(|why| format!("not {why}")).collect();
+        return Finding::instrument("energy", Level::Ok, [there, on_request, missing].concat().join("; "));
+    }
+    let found = missing.chain(on_request).collect::<Vec<_>>().join("; ");
     let mut remedies: Vec<&str> = refusals.iter().filter_map(|(_, r)| r.remedy.as_deref()).collect();
     remedies.dedup();
     let mut finding =

@@ -247,9 +247,9 @@ impl Engine {
         Bytes(weights + kv as u64 * self.kv_type.bytes())
     }
 
-    /// Reads every weight that a decode step multiplies once, with all threads and without arithmetic:
-    /// the time it takes is the least that the weights of a step can take, here and now. Returns the
-    /// bytes read.
+    /// Reads every weight that a decode step multiplies, as often and in the order that it does, with all
+    /// threads and without arithmetic: the time it takes is the least that the weights of a step can take,
+    /// here and now. Returns the bytes read.
     pub fn read_weights(&mut self) -> Bytes {
         let (model, threads) = (&self.model, self.team.threads());
         let mut checksums = vec![0u64; threads];
@@ -497,7 +497,7 @@ impl<'a> Pass<'a> {
     }
 
     fn layer<T: KvElement>(&mut self, index: usize, cache: &mut [T]) {
-        let layer = &self.model.layers[index];
+        let layer = self.model.layer(index);
         let ternary = Some(self.model.kernel.format()).filter(|f| f.is_ternary());
         let (attn_sub_norm, ffn_sub_norm) = (layer.attn_sub_norm.as_deref(), layer.ffn_sub_norm.as_deref());
         let config = &self.model.config;

@@ -4,10 +4,10 @@
 //! engine cannot drift apart.
 
 use bitjoule_kernels::vector::{ATTEND_TOKENS, LANES};
-use bitjoule_kernels::{Isa, PANEL_ROWS, Scratch, TokenInput};
+use bitjoule_kernels::{Isa, Kernel, PANEL_ROWS, Scratch, TokenInput};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Config, Plan};
+use crate::model::{Config, EmbeddingType, Plan, linear_bytes, synthetic_head_bytes};
 use crate::units::Bytes;
 
 use super::cache::Shape;
@@ -37,7 +37,39 @@ impl MemoryParts {
 impl EngineOptions {
     /// What the planned model, packed for `isa`, and an engine for it will allocate.
     pub fn memory(&self, plan: &Plan, isa: Isa) -> MemoryParts {
-        let (config, format) = (plan.config(), plan.kernel().format());
+        self.parts(plan.config(), plan.kernel(), isa, plan.linear_bytes(), plan.head_bytes())
+    }
+
+    /// What they would if every layer had weights of its own; none if every layer has.
+    pub fn memory_of_all_layers(&self, plan: &Plan, isa: Isa) -> Option<MemoryParts> {
+        let config = plan.config();
+        let full = Config { unique_layers: config.layers, ..config.clone() };
+        let parts =
+            || self.parts(&full, plan.kernel(), isa, linear_bytes(&full, plan.kernel()), plan.head_bytes());
+        (config.unique_layers < config.layers).then(parts)
+    }
+
+    /// What a synthetic model and an engine for it will allocate: known before there is a file.
+    pub fn memory_of_synthetic(
+        &self,
+        config: &Config,
+        kernel: Kernel,
+        isa: Isa,
+        embedding: Option<EmbeddingType>,
+    ) -> MemoryParts {
+        let embedding = synthetic_head_bytes(config, kernel, embedding);
+        self.parts(config, kernel, isa, linear_bytes(config, kernel), embedding)
+    }
+
+    fn parts(
+        &self,
+        config: &Config,
+        kernel: Kernel,
+        isa: Isa,
+        weights: Bytes,
+        embedding: Bytes,
+    ) -> MemoryParts {
+        let format = kernel.format();
         let lengths = Lengths::new(self, config);
         let shape = lengths.shape;
         let input = TokenInput::memory_bytes(lengths.widest);
@@ -51,8 +83,8 @@ impl EngineOptions {
             + (lengths.products + 3 * lengths.heads + lengths.scores) * float;
         let rotary = 2 * self.context * (config.rope_dim / 2) * float;
         MemoryParts {
-            weights: plan.linear_bytes(),
-            embedding: plan.head_bytes(),
+            weights,
+            embedding,
             kv_cache: Bytes((shape.layers * shape.layer_len()) as u64 * self.kv.bytes()),
             scratch: Bytes((of_batch + lengths.threads * of_thread + rotary) as u64),
         }

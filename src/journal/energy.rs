@@ -1,5 +1,7 @@
 //! Energy in the journal: windows of phases, idle machines, and what measuring itself costs.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::figure::Figure;
@@ -11,6 +13,8 @@ use crate::units::{Joules, Watts};
 pub struct EnergyWindow {
     /// From edge to edge, nanoseconds; the sample's own window is its beginning.
     pub wall_ns: u64,
+    /// Time of the executions in it; the rest is waiting for counters at the edges and reading instruments.
+    pub work_ns: u64,
     /// How often the phase ran in it, the sample's own execution included.
     pub repetitions: u32,
     /// Every source that was read; figures come from the first.
@@ -53,33 +57,53 @@ pub struct Energy {
     pub uncertainty_j: Option<Joules>,
 }
 
+impl EnergyWindow {
+    /// The energy of one execution by one of the window's sources, in total: mean power of the window x time
+    /// of the executions / their number. What the rest of the window took is part of the uncertainty, for its
+    /// power was another.
+    pub fn execution(&self, source: &SourceEnergy) -> Figure<Energy> {
+        let share = match self.wall_ns {
+            0 => 1.0,
+            wall_ns => self.work_ns.min(wall_ns) as f64 / wall_ns as f64,
+        };
+        let repetitions = f64::from(self.repetitions.max(1));
+        source.total().map(|e| Energy {
+            energy_j: Joules(e.energy_j.0 * share / repetitions),
+            uncertainty_j: e
+                .uncertainty_j
+                .map(|u| Joules((u.0 * share + e.energy_j.0 * (1.0 - share)) / repetitions)),
+        })
+    }
+
+    /// Mean time of one execution in it.
+    pub fn execution_time(&self) -> Duration {
+        Duration::from_nanos(self.work_ns) / self.repetitions.max(1)
+    }
+}
+
 impl SourceEnergy {
     /// The total of the source: the domains that belong to it, none of which is part of another. The
     /// uncertainties add up, for those of the edges have one cause.
     pub fn total(&self) -> Figure<Energy> {
-        total(&self.energy)
-    }
-}
-
-/// The total of the domains of one source.
-pub(crate) fn total(energy: &Figure<Vec<DomainEnergy>>) -> Figure<Energy> {
-    let Some(domains) = energy.value() else {
-        return Figure::unavailable(energy.found().err().unwrap_or_default());
-    };
-    let of_total: Vec<&DomainEnergy> =
-        domains.iter().filter(|d| d.in_total.unwrap_or(d.domain.starts_with("package"))).collect();
-    let sum: f64 = of_total.iter().map(|d| d.energy_j.0).sum();
-    if of_total.is_empty() {
-        Figure::unavailable("no energy domain that makes up a total (such as a package)")
-    } else if of_total.iter().any(|d| !d.energy_j.0.is_finite() || d.energy_j.0 < 0.0) || !sum.is_finite() {
-        Figure::unavailable("the energy counter gave an impossible reading")
-    } else if sum == 0.0 {
-        // A machine at work never uses nothing.
-        Figure::unavailable("the energy counter did not advance within the window")
-    } else {
-        let uncertainty: Option<f64> = of_total.iter().map(|d| d.uncertainty_j.map(|u| u.0)).sum();
-        let total = Energy { energy_j: Joules(sum), uncertainty_j: uncertainty.map(Joules) };
-        energy.clone().map(|_| total)
+        let Some(domains) = self.energy.value() else {
+            return Figure::unavailable(self.energy.found().err().unwrap_or_default());
+        };
+        let of_total: Vec<&DomainEnergy> =
+            domains.iter().filter(|d| d.in_total.unwrap_or(d.domain.starts_with("package"))).collect();
+        let sum: f64 = of_total.iter().map(|d| d.energy_j.0).sum();
+        if of_total.is_empty() {
+            Figure::unavailable("no energy domain that makes up a total (such as a package)")
+        } else if of_total.iter().any(|d| !d.energy_j.0.is_finite() || d.energy_j.0 < 0.0) || !sum.is_finite()
+        {
+            Figure::unavailable("the energy counter gave an impossible reading")
+        } else if sum == 0.0 {
+            // A machine at work never uses nothing.
+            Figure::unavailable("the energy counter did not advance within the window")
+        } else {
+            let uncertainty: Option<f64> = of_total.iter().map(|d| d.uncertainty_j.map(|u| u.0)).sum();
+            let total = Energy { energy_j: Joules(sum), uncertainty_j: uncertainty.map(Joules) };
+            self.energy.clone().map(|_| total)
+        }
     }
 }
 
@@ -140,4 +164,79 @@ pub struct StatedEnergy {
     /// Energy of memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryEnergy>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Sample, Work};
+    use crate::units::Bytes;
+
+    fn domain(name: &str, energy_j: f64, in_total: bool) -> DomainEnergy {
+        let uncertainty_j = Some(Joules(0.5));
+        DomainEnergy {
+            domain: name.to_owned(),
+            energy_j: Joules(energy_j),
+            uncertainty_j,
+            in_total: Some(in_total),
+        }
+    }
+
+    fn sample(window: Option<EnergyWindow>, energy: Option<Figure<Vec<DomainEnergy>>>) -> Sample {
+        Sample {
+            case: "c".to_owned(),
+            round: 1,
+            visit: 1,
+            ended_unix_ms: 0,
+            wall_ns: 1,
+            cpu_ns: 1,
+            energy,
+            energy_window: window,
+            memory: Figure::unavailable("-"),
+            pss: None,
+            faults: None,
+            counters: None,
+            state: None,
+            profile: None,
+            work: Work::Load {
+                file_bytes: Bytes(1),
+                weight_bytes: Bytes(1),
+                predicted: None,
+                predicted_full: None,
+                limit: None,
+                kept: None,
+            },
+        }
+    }
+
+    #[test]
+    fn one_execution_has_its_share_of_the_window_and_parts_are_not_added() {
+        let domains = vec![
+            domain("package-0", 60.0, true),
+            domain("core-0", 40.0, false),
+            domain("dram-0", 20.0, true),
+        ];
+        let source = SourceEnergy {
+            source: "powercap".to_owned(),
+            energy: Figure::measured(domains, "powercap"),
+            marks: Vec::new(),
+        };
+        // 80 J, of which four executions had three quarters of the time.
+        let window = EnergyWindow { wall_ns: 400, work_ns: 300, repetitions: 4, sources: vec![source] };
+        let energy = *sample(Some(window), None).phase_energy().value().unwrap();
+        assert_eq!(energy.energy_j, Joules(15.0));
+        // 1 J of both domains, and the quarter that was not work.
+        assert_eq!(energy.uncertainty_j, Some(Joules((1.0 * 0.75 + 80.0 * 0.25) / 4.0)));
+    }
+
+    #[test]
+    fn old_journals_have_their_packages() {
+        let old = |name: &str| {
+            let domain = DomainEnergy { uncertainty_j: None, in_total: None, ..domain(name, 3.0, true) };
+            sample(None, Some(Figure::measured(vec![domain], "powercap"))).phase_energy()
+        };
+        assert_eq!(old("package-0").value().unwrap().energy_j, Joules(3.0));
+        assert!(old("psys").provenance().contains("no energy domain"));
+        assert!(sample(None, None).phase_energy().provenance().contains("no energy"));
+    }
 }

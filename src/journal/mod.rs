@@ -8,13 +8,15 @@ mod counters;
 mod energy;
 pub mod file;
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{MemoryParts, Span};
 use crate::figure::Figure;
 use crate::probe::energy::EnergyChoice;
 use crate::probe::state::HostState;
-use crate::units::{Bytes, BytesPerS, Joules, MacPerS};
+use crate::units::{Bytes, BytesPerS, MacPerS};
 
 pub use counters::{Counter, CounterGroup, CounterReading};
 pub use energy::{
@@ -96,6 +98,9 @@ pub struct RunHeader {
     /// The model files, to know them again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelFileId>,
+    /// The published table that the suite reproduces, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproduces: Option<Reproduces>,
     /// Which energy sources are read.
     #[serde(default)]
     pub energy: EnergyChoice,
@@ -104,6 +109,15 @@ pub struct RunHeader {
     pub stated: StatedEnergy,
     /// Every case, in the suite's order (rounds shuffle it).
     pub cases: Vec<Case>,
+}
+
+/// A published table and how it is held against the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reproduces {
+    /// Name of the table: [`crate::stats::reproduce::Target::name`].
+    pub target: String,
+    /// The kernel that ratios divide by.
+    pub against: String,
 }
 
 /// What a model file was when the run started.
@@ -151,6 +165,35 @@ pub struct Case {
     /// it they are as in the file, in a synthetic model f16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding: Option<String>,
+    /// That layers share weights, in a model larger than the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tied: Option<TiedLayers>,
+}
+
+impl Case {
+    /// The model as tables name it: `70B`, `70B (tied 6 of 80)`.
+    pub fn model_label(&self) -> String {
+        let model = &self.model;
+        self.tied.as_ref().map_or_else(|| model.clone(), |tied| format!("{model} ({tied})"))
+    }
+}
+
+/// A model whose layers share weights: fewer are stored than computed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TiedLayers {
+    /// Layers stored.
+    pub unique_layers: u32,
+    /// Layers computed.
+    pub layers: u32,
+    /// Label of the same model with all layers stored, by which it is compared with it where a suite has
+    /// both.
+    pub full_model: String,
+}
+
+impl std::fmt::Display for TiedLayers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "tied {} of {}", self.unique_layers, self.layers)
+    }
 }
 
 /// Phase of a visit.
@@ -208,20 +251,29 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// The window of energy. Before schema 3 energy was that of the sample's own window, by powercap.
+    pub fn window_of_energy(&self) -> Option<Cow<'_, EnergyWindow>> {
+        let old = || {
+            let source = SourceEnergy {
+                source: "powercap".to_owned(),
+                energy: self.energy.clone()?,
+                marks: Vec::new(),
+            };
+            let (wall_ns, sources) = (self.wall_ns, vec![source]);
+            Some(EnergyWindow { wall_ns, work_ns: wall_ns, repetitions: 1, sources })
+        };
+        self.energy_window.as_ref().map(Cow::Borrowed).or_else(|| old().map(Cow::Owned))
+    }
+
     /// The energy of one execution of the phase, in total, from the source that figures come from.
     pub fn phase_energy(&self) -> Figure<Energy> {
-        let (energy, repetitions) = match (&self.energy_window, &self.energy) {
-            (Some(window), _) => match window.sources.first() {
-                Some(source) => (source.total(), f64::from(window.repetitions.max(1))),
-                None => return Figure::unavailable("no energy source was read"),
-            },
-            (None, Some(energy)) => (energy::total(energy), 1.0),
-            (None, None) => return Figure::unavailable("the sample has no energy"),
+        let Some(window) = self.window_of_energy() else {
+            return Figure::unavailable("the sample has no energy");
         };
-        energy.map(|e| Energy {
-            energy_j: Joules(e.energy_j.0 / repetitions),
-            uncertainty_j: e.uncertainty_j.map(|u| Joules(u.0 / repetitions)),
-        })
+        match window.sources.first() {
+            Some(source) => window.execution(source),
+            None => Figure::unavailable("no energy source was read"),
+        }
     }
 
     /// The energies by domain of the source that figures come from, within the whole energy window.
@@ -288,6 +340,9 @@ pub enum Work {
         /// What model and engine were predicted to allocate, before anything was.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         predicted: Option<MemoryParts>,
+        /// What they would if every layer had weights of its own, where layers are tied.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        predicted_full: Option<MemoryParts>,
         /// The limit that the worker was under, if any.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<MemoryLimit>,

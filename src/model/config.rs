@@ -79,8 +79,11 @@ pub struct Config {
     pub hidden: usize,
     /// Width of the feed-forward layer.
     pub ffn: usize,
-    /// Number of layers.
+    /// Layers that are computed.
     pub layers: usize,
+    /// Layers whose weights there are, 1 to `layers`: layer i has those of layer i modulo this. Fewer than
+    /// `layers` only in synthetic models larger than the machine; see METHODOLOGY.md, Tied layers.
+    pub unique_layers: usize,
     /// Attention heads.
     pub heads: usize,
     /// Key and value heads; `heads` is a multiple of it.
@@ -100,6 +103,9 @@ pub struct Config {
     /// Whether the output projection is the token embedding.
     pub tied: bool,
 }
+
+/// Key of the number of layers that a file holds, where it is fewer than `block_count`: bitjoule's own.
+pub(super) const UNIQUE_LAYERS: &str = "bitjoule.unique_layers";
 
 /// Largest hidden or feed-forward width, head count and vocabulary: far beyond any model, and small
 /// enough that no product of two of them overflows.
@@ -132,6 +138,15 @@ impl Config {
         let hidden = required("embedding_length", MAX_DIM)?;
         let ffn = required("feed_forward_length", MAX_DIM)?;
         let layers = required("block_count", 1 << 14)?;
+        let unique_layers = match gguf.opt_u32(UNIQUE_LAYERS)? {
+            None => layers,
+            Some(unique) if (1..=layers).contains(&(unique as usize)) => unique as usize,
+            Some(unique) => {
+                return Err(Error::input(format!(
+                    "{file}: key '{UNIQUE_LAYERS}': {unique} is not within 1 to the {layers} layers of the model"
+                )));
+            }
+        };
         let heads = required("attention.head_count", 1 << 14)?;
         let context = required("context_length", 1 << 30)?;
         let optional = |k: &str, default: usize, max| match gguf.opt_u32(&key(k))? {
@@ -188,6 +203,7 @@ impl Config {
             hidden,
             ffn,
             layers,
+            unique_layers,
             heads,
             kv_heads,
             head_dim,

@@ -18,7 +18,7 @@ pub use embedding::EmbeddingType;
 pub use encode::WeightType;
 pub use geometry::Geometry;
 pub use kept::{Kept, file_hash};
-pub use packing::{Keeping, Plan};
+pub use packing::{Keeping, Plan, linear_bytes, synthetic_head_bytes};
 pub use synth::{SYNTH_SEED, synth};
 pub use tokenizer::Tokenizer;
 pub use weights::{Layer, Model};

@@ -42,7 +42,7 @@ pub(super) fn expected(config: &Config) -> Vec<Expected> {
     let (hidden, ffn) = (config.hidden, config.ffn);
     let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     add(EMBEDDING.to_owned(), Role::Head, config.vocab, hidden);
-    for layer in 0..config.layers as u32 {
+    for layer in 0..config.unique_layers as u32 {
         let mut add = |part, role, rows, cols| add(in_layer(layer, part), role, rows, cols);
         add("attn_norm", Role::Norm, 1, hidden);
         add("attn_q", Role::Linear, q, hidden);

@@ -50,9 +50,35 @@ struct Planned<'a> {
 impl Planned<'_> {
     /// Bytes that a matrix takes in the arena; none for a norm, which stays a vector.
     fn packed_bytes(&self) -> u64 {
-        let len = |format: Format| format.packed_len(self.expected.rows, self.expected.cols);
-        self.format.map_or(0, |format| ArenaWriter::block_len(len(format)) as u64)
+        self.format.map_or(0, |format| matrix_bytes(&self.expected, format))
     }
+}
+
+/// Bytes that a matrix takes in the arena.
+fn matrix_bytes(expected: &Expected, format: Format) -> u64 {
+    ArenaWriter::block_len(format.packed_len(expected.rows, expected.cols)) as u64
+}
+
+/// Memory of the stored linear layers of a model, packed for `kernel`, and of its norms.
+pub fn linear_bytes(config: &Config, kernel: Kernel) -> Bytes {
+    let bytes = names::expected(config).into_iter().map(|expected| match expected.role {
+        Role::Head => 0,
+        Role::Norm => (expected.cols * size_of::<f32>()) as u64,
+        Role::Linear => matrix_bytes(&expected, kernel.format()),
+    });
+    Bytes(bytes.sum())
+}
+
+/// Memory of embedding and output projection of a synthetic model with `embedding` (f16 without), packed
+/// for `kernel`.
+pub fn synthetic_head_bytes(config: &Config, kernel: Kernel, embedding: Option<EmbeddingType>) -> Bytes {
+    let format = match (kernel, embedding.and_then(|e| block_format(e.tensor_type()))) {
+        (Kernel::Fp32Naive, _) => Format::Fp32Rows,
+        (_, Some(blocks)) => blocks,
+        (_, None) => Format::F16Panels,
+    };
+    let heads = names::expected(config).into_iter().filter(|e| e.role == Role::Head);
+    Bytes(heads.map(|expected| matrix_bytes(&expected, format)).sum())
 }
 
 /// A tensor of the file and how its values are read.
@@ -168,9 +194,7 @@ impl<'a> Plan<'a> {
 
     /// Memory of the packed linear layers and of the norms.
     pub fn linear_bytes(&self) -> Bytes {
-        let norms = self.tensors.iter().filter(|t| t.format.is_none());
-        let norms: usize = norms.map(|t| t.expected.cols * size_of::<f32>()).sum();
-        Bytes(self.weight_bytes().0 - self.head_bytes().0 + norms as u64)
+        linear_bytes(&self.config, self.kernel)
     }
 
     /// Memory of embedding and output projection.
@@ -232,7 +256,7 @@ impl<'a> Plan<'a> {
         let mut norm = || norms.next().expect("a planned norm");
         let sub_norms = self.config.architecture.has_sub_norms();
         let embedding = matrix();
-        let layers = (0..self.config.layers)
+        let layers = (0..self.config.unique_layers)
             .map(|_| Layer {
                 attn_norm: norm(),
                 q: matrix(),

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::gguf::{Array, TensorInfo, TensorType, Value, Writer, quantize};
 
+use super::config::UNIQUE_LAYERS;
 use super::names::{self, Expected, Role};
 use super::{Config, EmbeddingType, Geometry, WeightType};
 
@@ -27,20 +28,23 @@ const TASK_WEIGHTS: usize = 1 << 16;
 const TASKS_IN_FLIGHT: usize = 64;
 
 /// Writes a synthetic model of `geometry` to `path`, its linear layers as `ty`, its embedding (and output
-/// projection) as `embedding`: F16 if none is given, F32 if `ty` is. An existing file is replaced only if `overwrite`.
+/// projection) as `embedding`: F16 if none is given, F32 if `ty` is. With `unique_layers` only so many layers are
+/// written, of which every layer of the geometry has the weights of one: see [`Config::unique_layers`]. An
+/// existing file is replaced only if `overwrite`.
 ///
 /// # Errors
-/// If the file exists or cannot be written, or the geometry's rows are no whole number of blocks of
+/// If there are not so many layers, the file exists or cannot be written, or the geometry's rows are no whole number of blocks of
 /// `embedding`.
 pub fn synth(
     geometry: &Geometry,
+    unique_layers: Option<u32>,
     ty: WeightType,
     embedding: Option<EmbeddingType>,
     seed: u64,
     path: &Path,
     overwrite: bool,
 ) -> Result<()> {
-    let config = config_of(geometry)?;
+    let config = geometry.config(unique_layers)?;
     let expected = names::expected(&config);
     let head = match embedding {
         Some(embedding) => {
@@ -62,7 +66,8 @@ pub fn synth(
             if e.role == Role::Norm { vec![e.cols as u64] } else { vec![e.cols as u64, e.rows as u64] };
         TensorInfo::new(e.name.clone(), shape, ty)
     });
-    let mut writer = Writer::create(path, &metadata(geometry, ty, seed), tensors.collect(), overwrite)?;
+    let mut writer =
+        Writer::create(path, &metadata(geometry, &config, ty, seed), tensors.collect(), overwrite)?;
     for (index, tensor) in expected.iter().enumerate() {
         // One generator for each tensor and task, so that tasks can run in any order.
         let rng = |task: usize| Rng::new(seed, ((index as u64) << 32) | task as u64);
@@ -119,27 +124,42 @@ fn linear_scale(tensor: &Expected) -> f32 {
     half::f16::from_f32((1.5 / tensor.cols as f32).sqrt()).to_f32()
 }
 
-fn config_of(g: &Geometry) -> Result<Config> {
-    let architecture = super::Architecture::by_name(&g.architecture).ok_or_else(|| {
-        Error::input(format!("geometry {}: unknown architecture {}", g.model, g.architecture))
-    })?;
-    let head_dim = (g.hidden / g.heads) as usize;
-    Ok(Config {
-        architecture,
-        hidden: g.hidden as usize,
-        ffn: g.ffn as usize,
-        layers: g.layers as usize,
-        heads: g.heads as usize,
-        kv_heads: g.kv_heads as usize,
-        head_dim,
-        rope_dim: head_dim,
-        rope_base: rope_base(g),
-        norm_eps: 1e-5,
-        vocab: g.vocab as usize,
-        context: CONTEXT as usize,
-        // llama models of the table have an output projection of their own.
-        tied: architecture != super::Architecture::Llama,
-    })
+impl Geometry {
+    /// The configuration of a synthetic model of this geometry with so many layers stored; all if no
+    /// number is given.
+    ///
+    /// # Errors
+    /// If the geometry does not have so many layers, or an architecture that is unknown.
+    pub fn config(&self, unique_layers: Option<u32>) -> Result<Config> {
+        let architecture = super::Architecture::by_name(&self.architecture).ok_or_else(|| {
+            Error::input(format!("geometry {}: unknown architecture {}", self.model, self.architecture))
+        })?;
+        let unique_layers = unique_layers.unwrap_or(self.layers);
+        if !(1..=self.layers).contains(&unique_layers) {
+            return Err(Error::input(format!(
+                "geometry {}: {unique_layers} layers cannot be stored of {}",
+                self.model, self.layers
+            )));
+        }
+        let head_dim = (self.hidden / self.heads) as usize;
+        Ok(Config {
+            architecture,
+            hidden: self.hidden as usize,
+            ffn: self.ffn as usize,
+            layers: self.layers as usize,
+            unique_layers: unique_layers as usize,
+            heads: self.heads as usize,
+            kv_heads: self.kv_heads as usize,
+            head_dim,
+            rope_dim: head_dim,
+            rope_base: rope_base(self),
+            norm_eps: 1e-5,
+            vocab: self.vocab as usize,
+            context: CONTEXT as usize,
+            // llama models of the table have an output projection of their own.
+            tied: architecture != super::Architecture::Llama,
+        })
+    }
 }
 
 fn rope_base(g: &Geometry) -> f32 {
@@ -147,7 +167,7 @@ fn rope_base(g: &Geometry) -> f32 {
 }
 
 /// Metadata as llama.cpp and its forks want them, so that they can run the file too.
-fn metadata(g: &Geometry, ty: WeightType, seed: u64) -> Vec<(String, Value)> {
+fn metadata(g: &Geometry, config: &Config, ty: WeightType, seed: u64) -> Vec<(String, Value)> {
     let arch = &g.architecture;
     let u = Value::U32;
     let s = |v: &str| Value::String(v.to_owned());
@@ -175,7 +195,7 @@ fn metadata(g: &Geometry, ty: WeightType, seed: u64) -> Vec<(String, Value)> {
     };
     let of_arch = |k: &str, v: Value| (format!("{arch}.{k}"), v);
     let of = |k: &str, v: Value| (k.to_owned(), v);
-    vec![
+    let mut metadata = vec![
         of("general.architecture", s(arch)),
         of("general.name", s(&format!("bitjoule synthetic {}, seed {seed}", g.model))),
         of("general.file_type", u(file_type)),
@@ -201,7 +221,11 @@ fn metadata(g: &Geometry, ty: WeightType, seed: u64) -> Vec<(String, Value)> {
         of("tokenizer.ggml.bos_token_id", u(1)),
         of("tokenizer.ggml.eos_token_id", u(2)),
         of("tokenizer.ggml.unknown_token_id", u(0)),
-    ]
+    ];
+    if config.unique_layers < config.layers {
+        metadata.push(of(UNIQUE_LAYERS, u(config.unique_layers as u32)));
+    }
+    metadata
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, fast, and the same everywhere for ever, which a

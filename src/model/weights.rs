@@ -19,7 +19,7 @@ pub struct Model {
     pub output: Option<Matrix>,
     /// Final norm, `hidden`.
     pub output_norm: Vec<f32>,
-    /// The layers, in order.
+    /// The layers that have weights of their own, in order: [`Config::unique_layers`].
     pub layers: Vec<Layer>,
 }
 
@@ -56,9 +56,15 @@ impl Model {
         self.output.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// Every matrix that a decode step multiplies.
+    /// The weights that layer `index` of the computed ones has.
+    pub fn layer(&self, index: usize) -> &Layer {
+        &self.layers[index % self.layers.len()]
+    }
+
+    /// Every matrix that a decode step multiplies, in that order; that of a tied layer each time.
     pub fn multiplied(&self) -> impl Iterator<Item = &Matrix> {
-        let layers = self.layers.iter().flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down]);
+        let layers = (0..self.config.layers).map(|index| self.layer(index));
+        let layers = layers.flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down]);
         layers.chain([self.head()])
     }
 

@@ -3,6 +3,7 @@
 mod claim;
 mod page;
 mod plots;
+mod reproduction;
 mod tables;
 mod text;
 
@@ -15,13 +16,16 @@ use crate::journal::Record;
 use crate::stats;
 use plots::Plot;
 
-pub use text::{host_states, terminal_profile, terminal_summary, verdict};
+pub use reproduction::{markdown as reproduction_markdown, sentences};
+pub use text::{host_states, overhead, terminal_profile, terminal_summary, verdict};
 
 /// Writes everything that follows from a journal into the directory of its run, and returns the
 /// files in the order they were written: `samples.csv`, `latencies.csv`, `summary.csv`,
-/// `memory.csv`, `counters.csv`, `speedup.csv`, `scaling.csv`, `profile.csv` if the run has a profile,
-/// `speedup.md`, in `plots/` each figure as SVG and PNG, and the report as one page: `report.html` and
-/// `report.md`. Each file is written beside its name and renamed, so that a reader never sees half of one.
+/// `memory.csv`, `energy.csv`, `overhead.csv`, `counters.csv`, `speedup.csv`, `scaling.csv`, `tied.csv` if the run
+/// has tied and full models of one size, `reproduction.csv` and `.md` if the suite reproduces a published table,
+/// `profile.csv` if the run has a profile, `speedup.md`, in `plots/` each figure as SVG and PNG, and the report as
+/// one page: `report.html` and `report.md`. Each file is written beside its name and renamed, so that a reader
+/// never sees half of one.
 ///
 /// # Errors
 /// [`Error::Input`] if the journal contradicts itself (see [`stats::summarize`]); otherwise the
@@ -38,20 +42,28 @@ pub fn write_all(run_dir: &Path, records: &[Record]) -> Result<Vec<PathBuf>> {
         written.push(path);
         Ok::<(), Error>(())
     };
+    let reproduction = summary.reproduction.as_ref();
     for (name, table) in [
         ("samples.csv", Some(tables::samples_csv(records)?)),
         ("latencies.csv", Some(tables::latencies_csv(records)?)),
         ("summary.csv", Some(tables::summary_csv(&summary)?)),
         ("memory.csv", Some(tables::memory_csv(&summary)?)),
+        ("energy.csv", Some(tables::energy_csv(&summary)?)),
+        ("overhead.csv", Some(tables::overhead_csv(&summary)?)),
         ("counters.csv", Some(tables::counters_csv(records)?)),
         ("speedup.csv", Some(tables::speedup_csv(&summary)?)),
         ("scaling.csv", Some(tables::scaling_csv(&summary)?)),
+        ("tied.csv", tables::tied_csv(&summary)?),
+        ("reproduction.csv", reproduction.map(reproduction::table).transpose()?),
         ("profile.csv", tables::profile_csv(records)?),
     ] {
         if let Some(table) = table {
             write(name, &table)?;
             tables.insert(name, table);
         }
+    }
+    if let Some(reproduction) = reproduction {
+        write("reproduction.md", reproduction::markdown(reproduction).as_bytes())?;
     }
     write("speedup.md", tables::speedup_markdown(&summary).as_bytes())?;
     let plots = plots::figures(&summary)?;

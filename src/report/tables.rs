@@ -12,19 +12,19 @@ use crate::journal::{
     Case, Counter, CounterReading, Energy, MemoryReading, PrefillCost, Record, Sample, Work,
 };
 use crate::probe::state::HostState;
-use crate::report::text::{host_states, ratio, round_significant};
+use crate::report::text::{host_states, overhead, ratio, round_significant};
 use crate::stats::state::{SampleState, StateJudge};
 use crate::stats::{
-    self, BASELINES, Bandwidths, Latency, Row, Scaling, Speedup, Spread, Summary, highest, ms, ms_per_token,
-    per_second, percent_of, phase_name, roofline_tok_s,
+    self, BASELINES, Bandwidths, EnergyUse, Latency, Overhead, Row, Scaling, Speedup, Spread, Summary,
+    TiedAgreement, TiedPair, highest, ms, ms_per_token, per_second, percent_of, phase_name, roofline_tok_s,
 };
 use crate::units::Bytes;
 
 /// A column: its name and the cell for one `T`.
-type Column<T> = (&'static str, fn(&T) -> String);
+pub(super) type Column<T> = (&'static str, fn(&T) -> String);
 
 /// A number at full precision: what is read back is what was computed.
-fn number(value: impl Into<Option<f64>>) -> String {
+pub(super) fn number(value: impl Into<Option<f64>>) -> String {
     match value.into() {
         Some(v) if v.is_finite() && v != 0.0 && !(1e-5..1e16).contains(&v.abs()) => format!("{v:e}"),
         Some(v) if v.is_finite() => format!("{v}"),
@@ -53,7 +53,7 @@ fn max(spread: Option<Spread>) -> String {
     number(spread.map(|s| s.max))
 }
 
-fn csv<T>(columns: &[Column<T>], rows: &[T]) -> Result<Vec<u8>> {
+pub(super) fn csv<T>(columns: &[Column<T>], rows: &[T]) -> Result<Vec<u8>> {
     let failed = |e: &dyn std::fmt::Display| Error::environment(format!("cannot format a table: {e}"));
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(columns.iter().map(|(name, _)| name)).map_err(|e| failed(&e))?;
@@ -122,8 +122,24 @@ const SUMMARY: &[Column<Row>] = &[
     ("prefill_mac_per_token", |r| number(r.prefill_mac_per_token)),
     ("embedding", |r| r.case.embedding.clone().unwrap_or_default()),
     ("load_kept_ms", |r| number(r.load_kept_ms)),
+    ("unique_layers", |r| integer(r.case.tied.as_ref().map(|t| t.unique_layers))),
+    ("layers", |r| integer(r.case.tied.as_ref().map(|t| t.layers))),
+    ("energy_net_j_per_token", |r| decode_figure(r, |e| median(e.net_j_per_token.value().copied()))),
+    ("energy_net_provenance", |r| decode_figure(r, |e| e.net_j_per_token.provenance())),
+    ("modelled_arithmetic_45nm_j_per_token", |r| decode_figure(r, |e| value(&e.models.arithmetic_45nm))),
+    ("modelled_arithmetic_7nm_j_per_token", |r| decode_figure(r, |e| value(&e.models.arithmetic_7nm))),
+    ("modelled_arithmetic_provenance", |r| decode_figure(r, |e| e.models.arithmetic_7nm.provenance())),
+    ("modelled_memory_j_per_token", |r| decode_figure(r, |e| value(&e.models.memory))),
+    ("modelled_memory_provenance", |r| decode_figure(r, |e| e.models.memory.provenance())),
+    ("assumed_tdp_j_per_token", |r| decode_figure(r, |e| value(&e.models.tdp))),
+    ("assumed_tdp_provenance", |r| decode_figure(r, |e| e.models.tdp.provenance())),
     ("parameters", |r| number(r.parameters)),
 ];
+
+/// A cell about the energy of decode, by the source that figures come from.
+fn decode_figure(row: &Row, cell: impl Fn(&EnergyUse) -> String) -> String {
+    row.decode_energy().map_or_else(String::new, cell)
+}
 
 /// `summary.csv`: a row a case.
 pub(super) fn summary_csv(summary: &Summary) -> Result<Vec<u8>> {
@@ -165,11 +181,100 @@ const MEMORY: &[Column<Row>] = &[
     ("faults_provenance", |r| r.memory_use.faults[2].minor.provenance()),
     ("memory_limit_bytes", |r| integer(r.memory_use.limit.map(|l| l.0))),
     ("memory_limit_enforced_by", |r| r.memory_use.limit_enforced_by.clone().unwrap_or_default()),
+    ("unique_layers", |r| integer(r.case.tied.as_ref().map(|t| t.unique_layers))),
+    ("full_model_weights_bytes", |r| integer(r.memory_use.full.value().map(|p| p.weights.0))),
+    ("full_model_bytes", |r| integer(r.memory_use.full.value().map(|p| p.total().0))),
+    ("full_model_provenance", |r| r.memory_use.full.provenance()),
 ];
 
 /// `memory.csv`: a row a case.
 pub(super) fn memory_csv(summary: &Summary) -> Result<Vec<u8>> {
     csv(MEMORY, &summary.rows)
+}
+
+/// The energy of one part of a case by one source.
+struct EnergyRow<'a> {
+    row: &'a Row,
+    energy: &'a EnergyUse,
+}
+
+/// The columns of `energy.csv`.
+fn energy_columns<'a>() -> Vec<Column<EnergyRow<'a>>> {
+    vec![
+        ("case", |e| e.row.case.id.clone()),
+        ("backend", |e| e.row.case.backend.clone()),
+        ("model", |e| e.row.case.model.clone()),
+        ("kernel", |e| e.row.case.kernel.clone()),
+        ("isa", |e| e.row.case.isa.clone()),
+        ("threads", |e| e.row.case.threads.to_string()),
+        ("n_prompt", |e| e.row.case.n_prompt.to_string()),
+        ("n_gen", |e| e.row.case.n_gen.to_string()),
+        ("kv", |e| e.row.case.kv.clone()),
+        ("rounds", |e| e.row.rounds.to_string()),
+        ("status", |e| e.row.status.to_string()),
+        ("phase", |e| e.energy.part.name().to_owned()),
+        ("source", |e| e.energy.source.clone()),
+        ("energy_window_s", |e| number(e.energy.window_s)),
+        ("energy_repetitions", |e| number(e.energy.repetitions)),
+        ("energy_j", |e| median(e.energy.j.value().copied())),
+        ("energy_j_min", |e| min(e.energy.j.value().copied())),
+        ("energy_j_max", |e| max(e.energy.j.value().copied())),
+        ("energy_j_per_token", |e| median(e.energy.j_per_token.value().copied())),
+        ("energy_j_per_token_min", |e| min(e.energy.j_per_token.value().copied())),
+        ("energy_j_per_token_max", |e| max(e.energy.j_per_token.value().copied())),
+        ("tokens_per_j", |e| value(&e.energy.tokens_per_j)),
+        ("energy_delay_j_s_per_token", |e| value(&e.energy.j_s_per_token)),
+        ("power_w", |e| value(&e.energy.power_w)),
+        ("energy_uncertainty_j", |e| value(&e.energy.uncertainty_j)),
+        ("energy_uncertainty_percent", |e| value(&e.energy.uncertainty_percent)),
+        ("energy_provenance", |e| e.energy.j.provenance()),
+        ("idle_power_w", |e| value(&e.energy.idle_w)),
+        ("energy_net_j", |e| median(e.energy.net_j.value().copied())),
+        ("energy_net_j_per_token", |e| median(e.energy.net_j_per_token.value().copied())),
+        ("energy_net_j_per_token_min", |e| min(e.energy.net_j_per_token.value().copied())),
+        ("energy_net_j_per_token_max", |e| max(e.energy.net_j_per_token.value().copied())),
+        ("energy_net_provenance", |e| e.energy.net_j.provenance()),
+        ("compared", |e| value(&e.energy.ratio_to_first)),
+        ("energy_marks", |e| e.energy.marks.join("; ")),
+        ("modelled_arithmetic_45nm_j_per_token", |e| value(&e.energy.models.arithmetic_45nm)),
+        ("modelled_arithmetic_45nm_provenance", |e| e.energy.models.arithmetic_45nm.provenance()),
+        ("modelled_arithmetic_7nm_j_per_token", |e| value(&e.energy.models.arithmetic_7nm)),
+        ("modelled_arithmetic_7nm_provenance", |e| e.energy.models.arithmetic_7nm.provenance()),
+        ("modelled_memory_j_per_token", |e| value(&e.energy.models.memory)),
+        ("modelled_memory_provenance", |e| e.energy.models.memory.provenance()),
+        ("assumed_tdp_j_per_token", |e| value(&e.energy.models.tdp)),
+        ("assumed_tdp_provenance", |e| e.energy.models.tdp.provenance()),
+    ]
+}
+
+/// `energy.csv`: a row for each case, phase and source.
+pub(super) fn energy_csv(summary: &Summary) -> Result<Vec<u8>> {
+    let rows: Vec<EnergyRow> = summary
+        .rows
+        .iter()
+        .flat_map(|row| row.energy.iter().map(move |energy| EnergyRow { row, energy }))
+        .collect();
+    csv(&energy_columns(), &rows)
+}
+
+const OVERHEAD: &[Column<Overhead>] = &[
+    ("threads", |o| o.threads.to_string()),
+    ("pairs", |o| o.percent.rounds.to_string()),
+    ("overhead_percent", |o| number(o.percent.median)),
+    ("overhead_percent_low", |o| number(o.interval_percent.map(|(low, _)| low))),
+    ("overhead_percent_high", |o| number(o.interval_percent.map(|(_, high)| high))),
+    ("overhead_percent_min", |o| number(o.percent.min)),
+    ("overhead_percent_max", |o| number(o.percent.max)),
+    ("hidden_by_noise", |o| o.hidden_by_noise().to_string()),
+    ("edges_ns", |o| number(o.edges_ns.median)),
+    ("edges_ns_min", |o| number(o.edges_ns.min)),
+    ("edges_ns_max", |o| number(o.edges_ns.max)),
+];
+
+/// `overhead.csv`: one row, or none if the cost of the instruments is not known.
+pub(super) fn overhead_csv(summary: &Summary) -> Result<Vec<u8>> {
+    let rows: Vec<Overhead> = summary.overhead.value().copied().into_iter().collect();
+    csv(OVERHEAD, &rows)
 }
 
 /// The counts of one sample.
@@ -298,6 +403,7 @@ const SPEEDUP: &[Column<Speedup>] = &[
     ("energy_ratio_max", |s| max(s.energy_ratio.value().copied())),
     ("energy_reduction_percent", |s| number(s.energy_reduction_percent())),
     ("energy_provenance", |s| s.energy_ratio.provenance()),
+    ("unique_layers", |s| integer(s.case.tied.as_ref().map(|t| t.unique_layers))),
 ];
 
 /// `speedup.csv`: a row for each case and baseline kernel.
@@ -329,6 +435,34 @@ const SCALING: &[Column<Scaling>] = &[
 /// `scaling.csv`: a row for each case that was run with several thread counts.
 pub(super) fn scaling_csv(summary: &Summary) -> Result<Vec<u8>> {
     csv(SCALING, &summary.scaling)
+}
+
+const TIED: &[Column<TiedPair>] = &[
+    ("case", |p| p.case.id.clone()),
+    ("full_case", |p| p.full.clone()),
+    ("model", |p| p.case.model.clone()),
+    ("kernel", |p| p.case.kernel.clone()),
+    ("isa", |p| p.case.isa.clone()),
+    ("threads", |p| p.case.threads.to_string()),
+    ("n_prompt", |p| p.case.n_prompt.to_string()),
+    ("n_gen", |p| p.case.n_gen.to_string()),
+    ("unique_layers", |p| integer(p.case.tied.as_ref().map(|t| t.unique_layers))),
+    ("layers", |p| integer(p.case.tied.as_ref().map(|t| t.layers))),
+    ("rounds", |p| p.decode.or(p.prefill).map_or(0, |d| d.rounds).to_string()),
+    ("status", |p| p.missing.clone().unwrap_or_else(|| "ok".to_owned())),
+    ("decode_ratio", |p| median(p.decode)),
+    ("decode_ratio_min", |p| min(p.decode)),
+    ("decode_ratio_max", |p| max(p.decode)),
+    ("decode_verdict", |p| integer(p.decode.map(TiedAgreement::of))),
+    ("prefill_ratio", |p| median(p.prefill)),
+    ("prefill_ratio_min", |p| min(p.prefill)),
+    ("prefill_ratio_max", |p| max(p.prefill)),
+    ("prefill_verdict", |p| integer(p.prefill.map(TiedAgreement::of))),
+];
+
+/// `tied.csv`: a row for each case of tied layers beside the full model's; `None` if there is none.
+pub(super) fn tied_csv(summary: &Summary) -> Result<Option<Vec<u8>>> {
+    if summary.tied.is_empty() { Ok(None) } else { csv(TIED, &summary.tied).map(Some) }
 }
 
 /// Tokens that a window computed: the prompt, or the decode steps.
@@ -457,6 +591,14 @@ fn sample_columns<'a>() -> Vec<Column<SampleRow<'a>>> {
         ("memory_pressure_share", |s| s.host(|h| h.memory_pressure_share.value().copied())),
         ("swap_read_bytes", |s| s.host(|h| h.swap.value().map(|w| w.read.0 as f64))),
         ("swap_written_bytes", |s| s.host(|h| h.swap.value().map(|w| w.written.0 as f64))),
+        ("energy_window_ns", |s| integer(s.sample.window_of_energy().map(|w| w.wall_ns))),
+        ("energy_repetitions", |s| integer(s.sample.window_of_energy().map(|w| w.repetitions))),
+        ("energy_uncertainty_j", |s| number(s.energy.value().and_then(|e| e.uncertainty_j).map(|u| u.0))),
+        ("energy_marks", |s| {
+            let window = s.sample.window_of_energy();
+            let marks = window.iter().flat_map(|w| w.sources.first()).flat_map(|source| source.marks.clone());
+            marks.collect::<Vec<_>>().join("; ")
+        }),
     ]
 }
 
@@ -611,6 +753,7 @@ pub(super) fn speedup_markdown(summary: &Summary) -> String {
     if !states.is_empty() {
         let _ = write!(out, "\n{}\n", cell(&states));
     }
+    let _ = write!(out, "\n{}\n", cell(&overhead(&summary.overhead)));
     for baseline in BASELINES {
         let rows: Vec<&Speedup> = summary.speedups.iter().filter(|s| s.baseline == baseline).collect();
         if rows.is_empty() {
@@ -629,7 +772,7 @@ pub(super) fn speedup_markdown(summary: &Summary) -> String {
                 out,
                 "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {decode} | {prefill} | {energy} |",
                 cell(&c.backend),
-                cell(&c.model),
+                cell(&c.model_label()),
                 cell(&c.kernel),
                 cell(&c.isa),
                 c.threads,
@@ -640,8 +783,42 @@ pub(super) fn speedup_markdown(summary: &Summary) -> String {
             );
         }
     }
+    out.push_str(&tied_markdown(summary));
     if summary.speedups.is_empty() {
         let _ = write!(out, "\nThis run has no baseline kernel ({}) to divide by.\n", BASELINES.join(", "));
+    }
+    out
+}
+
+/// How the speed of tied layers compares with that of full models; nothing if the run has no pair.
+fn tied_markdown(summary: &Summary) -> String {
+    if summary.tied.is_empty() {
+        return String::new();
+    }
+    let mut out = "\n## Tied against full\n\n\
+                   Speed with fewer layers stored than computed, divided by that of the full model in the same round.\n\n\
+                   | model | kernel | isa | threads | prompt | generated | decode | | prefill | |\n\
+                   | --- | --- | --- | ---: | ---: | ---: | ---: | --- | ---: | --- |\n"
+        .to_owned();
+    for p in &summary.tied {
+        let phase = |spread: Option<Spread>| match (spread, &p.missing) {
+            (Some(s), _) => format!("{} | {}", ratio(s), TiedAgreement::of(s)),
+            (None, Some(why)) => format!("- | {}", cell(why)),
+            (None, None) => "- | no rates to divide".to_owned(),
+        };
+        let c = &p.case;
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            cell(&c.model_label()),
+            cell(&c.kernel),
+            cell(&c.isa),
+            c.threads,
+            c.n_prompt,
+            c.n_gen,
+            phase(p.decode),
+            phase(p.prefill),
+        );
     }
     out
 }

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::figure::Figure;
-use crate::stats::{BASELINES, Row, Speedup, Spread, Status, Summary, phase_name};
+use crate::stats::{BASELINES, Overhead, Row, Speedup, Spread, Status, Summary, phase_name};
 
 /// `value` with `digits` significant digits; whole numbers keep all of theirs below a million.
 pub(super) fn round_significant(value: f64, digits: usize) -> String {
@@ -84,7 +84,7 @@ pub fn terminal_summary(summary: &Summary, width: usize) -> String {
     let rows = &summary.rows;
     let mut columns = vec![
         column("backend", false, 0, rows, |r| middle(&r.case.backend, NAME_WIDTH)),
-        column("model", false, 0, rows, |r| middle(&r.case.model, NAME_WIDTH)),
+        column("model", false, 0, rows, |r| middle(&r.case.model_label(), NAME_WIDTH)),
         column("kernel", false, 0, rows, |r| middle(&r.case.kernel, NAME_WIDTH)),
         column("isa", false, 1, rows, |r| middle(&r.case.isa, NAME_WIDTH)),
         column("threads", true, 0, rows, |r| r.case.threads.to_string()),
@@ -301,8 +301,45 @@ pub fn host_states(summary: &Summary) -> String {
     sentences.join(" ")
 }
 
+/// What measuring costs, in a sentence or two.
+pub fn overhead(overhead: &Figure<Overhead>) -> String {
+    let overhead = match overhead.found() {
+        Ok((overhead, _)) => overhead,
+        Err(why) => return format!("The cost of measuring is not known: {}.", on_one_line(why)),
+    };
+    let percent = |value: f64| format!("{value:.2}");
+    let Spread { median, min, max, rounds } = overhead.percent;
+    let (low, high, what) = match overhead.interval_percent {
+        Some((low, high)) => (low, high, "with 95 % confidence"),
+        None => (min, max, "over all pairs"),
+    };
+    let mut text = format!(
+        "Measuring cost {} % of the time (median of {}; {} to {} % {what}",
+        percent(median),
+        count(rounds as u64, "pair"),
+        percent(low),
+        percent(high),
+    );
+    if overhead.interval_percent.is_some() {
+        let _ = write!(text, ", pairs from {} to {} %", percent(min), percent(max));
+    }
+    text += ")";
+    if overhead.hidden_by_noise() {
+        text += ": the noise is larger than that";
+    }
+    let ms = |ns: f64| round_significant(ns / 1e6, 3);
+    let _ = write!(
+        text,
+        ". The edges of a window took {} ms ({}-{}), outside the timed part.",
+        ms(overhead.edges_ns.median),
+        ms(overhead.edges_ns.min),
+        ms(overhead.edges_ns.max)
+    );
+    text
+}
+
 fn win(summary: &Summary, row: &Row) -> String {
-    let place = format!("on {} with {}", row.case.model, count(row.case.threads, "thread"));
+    let place = format!("on {} with {}", row.case.model_label(), count(row.case.threads, "thread"));
     let against: Vec<String> = BASELINES
         .iter()
         .rev()

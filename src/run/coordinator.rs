@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::journal::file::{self, Journal};
 use crate::journal::{
     BandwidthSample, Case, Check, ENERGY_SCHEMA, Failure, FailureKind, IdleSample, ModelFileId,
-    OverheadSample, PeakSample, Phase, Record, RunHeader, SCHEMA, Sample, Session, StatedEnergy,
+    OverheadSample, PeakSample, Phase, Record, Reproduces, RunHeader, SCHEMA, Sample, Session, StatedEnergy,
 };
 use crate::probe::clock::unix_ms;
 use crate::probe::energy::EnergyChoice;
@@ -27,6 +27,7 @@ use crate::suite::{Model, ModelSource, Suite};
 
 use super::estimate::Estimate;
 use super::plan::{self, PlannedModel, Task};
+use super::tied;
 use super::worker::{self, Ended};
 
 /// Passes over the buffer of a bandwidth reading.
@@ -85,16 +86,20 @@ pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
             kernels: None,
             isas: None,
             embedding: None,
+            unique_layers: None,
         });
     }
     // Through the parser once more: it knows all rules, also those that an added model can break.
+    let suite = Suite::parse(&suite.to_toml()?, "suite with the models added", Path::new(""))?;
+    let host = Host::detect();
+    let threads = allowed_cpus().len().max(1) as u32;
+    let suite =
+        tied::decide(suite, threads, &memory::available(), host.llc_bytes(), |what| eprintln!("{what}"))?;
     let suite_toml = suite.to_toml()?;
-    let suite = Suite::parse(&suite_toml, "suite with the models added", Path::new(""))?;
-    let cases = plan::cases(&suite, allowed_cpus().len().max(1) as u32)?;
+    let cases = plan::cases(&suite, threads)?;
     let models = plan::models(&suite, &plan::cache_dir(), |what| eprintln!("{what}"))?;
 
     let dir = new_run_dir(options.out.as_deref(), &suite.name)?;
-    let host = Host::detect();
     let build = Build::current();
     let header = RunHeader {
         schema: SCHEMA,
@@ -113,6 +118,10 @@ pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
             .iter()
             .map(|m| ModelFileId { model: m.label.clone(), blake3: m.blake3.clone() })
             .collect(),
+        reproduces: suite.reproduces.clone().map(|target| Reproduces {
+            target,
+            against: suite.against.clone().unwrap_or_else(|| "f16".to_owned()),
+        }),
         energy: options.energy.clone(),
         stated: StatedEnergy {
             cpus: options.stated.tdp_w.and_then(|_| host.logical_cores.value().copied()),
@@ -381,8 +390,10 @@ impl Run {
             }
             let name = self.name(&task);
             let rest = estimate.of(left.iter().map(|(_, t)| t).chain([&task]));
-            let message =
-                format!("round {round}/{} {name}, about {} left", self.header.rounds, minutes(rest));
+            let of = self.header.rounds;
+            let when =
+                if round > of { "after the last round".to_owned() } else { format!("round {round}/{of}") };
+            let message = format!("{when} {name}, about {} left", minutes(rest));
             if hidden {
                 eprintln!("{message}");
             }

@@ -92,7 +92,7 @@ fn modelled_s(case: &Case, model: &PlannedModel) -> f64 {
         "fp32-naive" => f64::from(case.n_prompt) * step_s,
         _ => f64::from(case.n_prompt) * weights / (40e9 * threads),
     };
-    let load_s = 0.05 + weights / 0.5e9;
+    let load_s = 0.05 + model.stored_weights as f64 / 0.5e9;
     // A step before the windows, and sixteen for the check of the first round.
     load_s + prefill_s + f64::from(case.n_gen + 6) * step_s
 }

@@ -2,7 +2,10 @@
 
 mod coordinator;
 mod estimate;
+mod overhead;
 mod plan;
+mod tied;
 pub mod worker;
 
 pub use coordinator::{Outcome, RunOptions, resumable, resume, start};
+pub use overhead::measure_overhead;

@@ -1,5 +1,6 @@
 //! What a suite comes to on this machine: cases, model files, and the order of each round.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use bitjoule_kernels::{Isa, Kernel};
@@ -7,11 +8,11 @@ use bitjoule_kernels::{Isa, Kernel};
 use crate::backend::protocol::ModelFile;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::journal::{Case, ENERGY_SCHEMA, PEAK_SCHEMA};
+use crate::journal::{Case, ENERGY_SCHEMA, PEAK_SCHEMA, TiedLayers};
 use crate::model::{
     BUILTIN_GGUF, BUILTIN_NAME, Config, EmbeddingType, Geometry, SYNTH_SEED, WeightType, file_hash, synth,
 };
-use crate::suite::{ModelSource, Suite};
+use crate::suite::{Model, ModelSource, Suite, UniqueLayers};
 
 /// Changes when the bytes of synthetic models do, so that old ones in the cache are not used.
 const SYNTH_VERSION: u32 = 1;
@@ -25,6 +26,7 @@ const SYNTH_VERSION: u32 = 1;
 pub(super) fn cases(suite: &Suite, all_threads: u32) -> Result<Vec<Case>> {
     let mut cases = Vec::<Case>::new();
     for model in &suite.models {
+        let tied = tied(model)?;
         for kernel_name in suite.kernels_of(model) {
             let kernel = Kernel::by_name(kernel_name)
                 .ok_or_else(|| Error::input(format!("there is no kernel '{kernel_name}'")))?;
@@ -44,7 +46,11 @@ pub(super) fn cases(suite: &Suite, all_threads: u32) -> Result<Vec<Case>> {
                     for workload in suite.workloads.iter().filter(|w| w.is_for(&label, isa)) {
                         let (n_prompt, n_gen) = (workload.n_prompt, workload.n_gen);
                         let label = label.clone();
-                        let id = format!("native/{label}/{kernel}/{isa}/t{threads}/p{n_prompt}/g{n_gen}");
+                        let mut id = format!("native/{label}/{kernel}/{isa}/t{threads}/p{n_prompt}/g{n_gen}");
+                        if let Some(tied) = &tied {
+                            // Never taken for a case of the full model.
+                            let _ = write!(id, "/tied{}", tied.unique_layers);
+                        }
                         if cases.iter().any(|c| c.id == id) {
                             continue;
                         }
@@ -59,6 +65,7 @@ pub(super) fn cases(suite: &Suite, all_threads: u32) -> Result<Vec<Case>> {
                             n_gen,
                             kv: suite.kv.clone(),
                             embedding: model.embedding.clone(),
+                            tied: tied.clone(),
                         });
                     }
                 }
@@ -83,6 +90,18 @@ pub(super) fn cases(suite: &Suite, all_threads: u32) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
+/// Which layers of `model` share weights, if that is decided: see [`super::tied`].
+fn tied(model: &Model) -> Result<Option<TiedLayers>> {
+    let (ModelSource::Synth(size), Some(UniqueLayers::Count(unique_layers))) =
+        (&model.source, model.unique_layers)
+    else {
+        return Ok(None);
+    };
+    let layers = Geometry::by_name(size)?.layers;
+    let full_model = model.default_label();
+    Ok((unique_layers < layers).then_some(TiedLayers { unique_layers, layers, full_model }))
+}
+
 /// A model of the plan.
 #[derive(Debug, Clone)]
 pub(super) struct PlannedModel {
@@ -92,8 +111,10 @@ pub(super) struct PlannedModel {
     pub(super) file: ModelFile,
     /// BLAKE3 of the file, hexadecimal.
     pub(super) blake3: String,
-    /// Weights that a decode step multiplies: linear layers, output projection.
+    /// Weights of the linear layers that a decode step multiplies.
     pub(super) linear_weights: u64,
+    /// Those of them that are stored: fewer where layers are tied.
+    pub(super) stored_weights: u64,
     /// Weights of the output projection.
     pub(super) head_weights: u64,
 }
@@ -126,7 +147,8 @@ pub(super) fn models(
                 ModelSource::File(path) => (ModelFile::Path(path.clone()), Gguf::open(path)?),
                 ModelSource::Synth(size) => {
                     let embedding = model.embedding.as_deref().map(EmbeddingType::by_name).transpose()?;
-                    let path = cached(size, embedding, cache, &mut progress)?;
+                    let unique_layers = tied(model)?.map(|tied| tied.unique_layers);
+                    let path = cached(size, embedding, unique_layers, cache, &mut progress)?;
                     let gguf = Gguf::open(&path)?;
                     (ModelFile::Path(path), gguf)
                 }
@@ -135,8 +157,7 @@ pub(super) fn models(
             let (hidden, ffn, heads) =
                 (config.hidden as u64, config.ffn as u64, (config.heads * config.head_dim) as u64);
             let kv = (config.kv_heads * config.head_dim) as u64;
-            let linear_weights =
-                config.layers as u64 * (2 * hidden * heads + 2 * hidden * kv + 3 * hidden * ffn);
+            let of_layer = 2 * hidden * heads + 2 * hidden * kv + 3 * hidden * ffn;
             let blake3 = match &file {
                 ModelFile::Builtin => blake3::hash(BUILTIN_GGUF).to_string(),
                 ModelFile::Path(path) => file_hash(path)?,
@@ -145,7 +166,8 @@ pub(super) fn models(
                 label,
                 file,
                 blake3,
-                linear_weights,
+                linear_weights: config.layers as u64 * of_layer,
+                stored_weights: config.unique_layers as u64 * of_layer,
                 head_weights: config.vocab as u64 * hidden,
             })
         })
@@ -155,18 +177,22 @@ pub(super) fn models(
 fn cached(
     size: &str,
     embedding: Option<EmbeddingType>,
+    unique_layers: Option<u32>,
     cache: &Path,
     progress: &mut impl FnMut(&str),
 ) -> Result<PathBuf> {
     let geometry = Geometry::by_name(size)?;
     // f16 is what they have anyway.
     let embedding = embedding.filter(|e| *e != EmbeddingType::F16);
-    let suffix = embedding.map_or_else(String::new, |e| format!(".{}", e.name()));
+    let mut suffix = embedding.map_or_else(String::new, |e| format!(".{}", e.name()));
+    if let Some(unique_layers) = unique_layers {
+        let _ = write!(suffix, ".tied{unique_layers}");
+    }
     let path = cache.join(format!("synth-v{SYNTH_VERSION}-{size}-seed{SYNTH_SEED}{suffix}.i2_s.gguf"));
     if !path.exists() {
         std::fs::create_dir_all(cache).map_err(|e| Error::io("create", cache, &e))?;
         progress(&format!("making synthetic model {size}{suffix} in {}", cache.display()));
-        synth(geometry, WeightType::I2S, embedding, SYNTH_SEED, &path, true)?;
+        synth(geometry, unique_layers, WeightType::I2S, embedding, SYNTH_SEED, &path, true)?;
     }
     Ok(path)
 }
@@ -237,6 +263,7 @@ pub(super) fn order(schema: u32, cases: &[Case], seed: u64, round: u32) -> Vec<T
 mod tests {
     use super::*;
     use crate::journal::SCHEMA;
+    use crate::run::estimate::Estimate;
 
     #[test]
     fn the_quick_suite_makes_its_cases_once() {
@@ -294,10 +321,40 @@ mod tests {
 
         let geometry = Geometry::by_name("125M").unwrap();
         let direct = dir.path().join("direct.gguf");
-        synth(geometry, WeightType::I2S, None, SYNTH_SEED, &direct, false).unwrap();
+        synth(geometry, None, WeightType::I2S, None, SYNTH_SEED, &direct, false).unwrap();
         assert!(std::fs::read(cached).unwrap() == std::fs::read(&direct).unwrap());
         assert_eq!(first[0].linear_weights, geometry.linear_weights());
         assert_eq!(first[0].head_weights, u64::from(geometry.vocab) * u64::from(geometry.hidden));
+    }
+
+    #[test]
+    fn a_tied_model_is_another_file_and_another_case() {
+        let suite = "name = \"x\"\nkernels = [\"i2_s\"]\nthreads = [1]\n[[models]]\nsynth = \"125M\"\n\
+                     unique_layers = 2\n[[workloads]]\nn_prompt = 1\nn_gen = 2\n";
+        let mut suite = Suite::parse(suite, "test", Path::new("")).unwrap();
+        let tied = &cases(&suite, 1).unwrap()[0];
+        assert!(tied.id.ends_with("/t1/p1/g2/tied2") && tied.model == "125M", "{tied:?}");
+        let layers = tied.tied.clone().unwrap();
+        assert_eq!((layers.unique_layers, layers.layers, layers.full_model.as_str()), (2, 11, "125M"));
+
+        let dir = tempfile::tempdir().unwrap();
+        let model = &models(&suite, dir.path(), |_| {}).unwrap()[0];
+        let ModelFile::Path(path) = &model.file else { panic!("{model:?}") };
+        assert!(path.to_str().unwrap().contains("125M-seed1.tied2."), "{}", path.display());
+        assert_eq!(Config::from_gguf(&Gguf::open(path).unwrap()).unwrap().unique_layers, 2);
+        // All layers are computed, two are loaded: in that order of magnitude a visit takes its time.
+        let all = Geometry::by_name("125M").unwrap().linear_weights();
+        assert_eq!((model.linear_weights, model.stored_weights), (all, all / 11 * 2));
+        let estimate = |model: &PlannedModel| {
+            let estimate = Estimate::new(std::slice::from_ref(tied), std::slice::from_ref(model));
+            estimate.of([&Task::Case(0)])
+        };
+        assert!(estimate(model) < estimate(&PlannedModel { stored_weights: all, ..model.clone() }));
+
+        // All layers stored are the full model.
+        suite.models[0].unique_layers = Some(UniqueLayers::Count(11));
+        let full = &cases(&suite, 1).unwrap()[0];
+        assert!(full.tied.is_none() && full.id.ends_with("/g2"), "{full:?}");
     }
 
     #[test]

@@ -102,6 +102,29 @@ pub struct Published {
     pub token_j: Joules,
 }
 
+/// What of a model's shape its arithmetic depends on.
+#[derive(Deserialize)]
+pub(super) struct Geometry {
+    pub(super) model: String,
+    layers: u64,
+    hidden: u64,
+    ffn: u64,
+    attention: u64,
+    kv: u64,
+}
+
+impl Geometry {
+    /// Weights of the linear layers.
+    pub(super) fn linear_weights(&self) -> u64 {
+        self.layers * (2 * self.hidden * (self.attention + self.kv) + 3 * self.hidden * self.ffn)
+    }
+}
+
+/// The models of arXiv:2504.12285, Table 1.
+pub(super) fn geometries() -> Vec<Geometry> {
+    rows(GEOMETRIES).collect()
+}
+
 /// The estimates of arXiv:2504.12285, Table 1, derived anew.
 ///
 /// The published figures are those of a pass over 512 tokens, not of one token: linear layers (BitNet's as
@@ -114,22 +137,12 @@ pub fn published() -> Vec<Published> {
         model: String,
         estimated_energy_j: f64,
     }
-    #[derive(Deserialize)]
-    struct Geometry {
-        model: String,
-        layers: u64,
-        hidden: u64,
-        ffn: u64,
-        attention: u64,
-        kv: u64,
-    }
-    let geometries: Vec<Geometry> = rows(GEOMETRIES).collect();
+    let geometries = geometries();
     rows::<Estimate>(PUBLISHED)
         .map(|row| {
             let g = geometries.iter().find(|g| g.model == row.model).expect("a geometry for each model");
-            let linear = g.layers * (2 * g.hidden * (g.attention + g.kv) + 3 * g.hidden * g.ffn);
             let macs = MacCount {
-                linear: linear * PUBLISHED_TOKENS,
+                linear: g.linear_weights() * PUBLISHED_TOKENS,
                 attention: 2 * PUBLISHED_TOKENS * PUBLISHED_TOKENS * g.attention * g.layers,
                 head: 0,
             };
@@ -146,7 +159,7 @@ pub fn published() -> Vec<Published> {
 }
 
 /// The rows of a table that ships with bitjoule.
-fn rows<T: serde::de::DeserializeOwned>(table: &'static str) -> impl Iterator<Item = T> {
+pub(super) fn rows<T: serde::de::DeserializeOwned>(table: &'static str) -> impl Iterator<Item = T> {
     let reader = csv::ReaderBuilder::new().comment(Some(b'#')).from_reader(table.as_bytes());
     reader.into_deserialize().map(|row| row.expect("a table that ships is well-formed"))
 }

@@ -3,7 +3,7 @@
 
 use crate::engine::MemoryParts;
 use crate::figure::Figure;
-use crate::journal::{Faults, MemoryReading, RunHeader, Sample, Work};
+use crate::journal::{Case, Faults, MemoryReading, RunHeader, Sample, Work};
 use crate::units::Bytes;
 
 use super::over_figures;
@@ -15,6 +15,8 @@ use super::rounds::Round;
 pub struct MemoryUse {
     /// What model and engine were predicted to allocate.
     pub predicted: Option<MemoryParts>,
+    /// What they would if every layer had weights of its own: never measured.
+    pub full: Figure<MemoryParts>,
     /// Anonymous and resident.
     pub anon: Figure<f64>,
     /// Anonymous, resident or swapped out, minus the predicted parts: the program itself, the allocator's
@@ -48,18 +50,28 @@ pub struct PhaseFaults {
 const NOT_RECORDED: &str = "not recorded (journal of an older version)";
 
 /// Collects the memory of a case from its complete rounds.
-pub(super) fn memory_use(header: &RunHeader, rounds: &[Round], absent: &str) -> MemoryUse {
+pub(super) fn memory_use(header: &RunHeader, case: &Case, rounds: &[Round], absent: &str) -> MemoryUse {
     let median = |figures: Vec<Figure<f64>>| over_figures(figures.iter(), absent).map(|s| s.median);
     let at_end = |part: fn(&MemoryReading) -> f64| {
         median(rounds.iter().map(|r| r.decode.memory.as_ref().map(part)).collect())
     };
     let loads = || {
         rounds.iter().filter_map(|r| match &r.load.work {
-            Work::Load { predicted, limit, .. } => Some((predicted.as_ref(), limit.as_ref())),
+            Work::Load { predicted, predicted_full, limit, .. } => {
+                Some((predicted.as_ref(), predicted_full.as_ref(), limit.as_ref()))
+            }
             Work::Prefill { .. } | Work::Decode { .. } => None,
         })
     };
-    let predicted = loads().find_map(|(predicted, _)| predicted).copied();
+    let predicted = loads().find_map(|(predicted, ..)| predicted).copied();
+    let full = match (&case.tied, loads().find_map(|(_, full, _)| full)) {
+        (None, _) => Figure::unavailable("not modelled: every layer is stored, and memory measured"),
+        (Some(_), None) => Figure::unavailable(absent),
+        (Some(tied), Some(full)) => Figure::Modelled {
+            value: *full,
+            by: format!("parts of the model with all {} layers stored", tied.layers),
+        },
+    };
     let faults = |of: fn(&Round) -> Figure<Faults>| {
         let each = |part: fn(Faults) -> u64| {
             median(rounds.iter().map(|r| of(r).map(|faults| part(faults) as f64)).collect())
@@ -68,6 +80,7 @@ pub(super) fn memory_use(header: &RunHeader, rounds: &[Round], absent: &str) -> 
     };
     MemoryUse {
         predicted,
+        full,
         anon: at_end(|m| m.anon.0 as f64),
         unaccounted: match predicted {
             None => Figure::unavailable(if rounds.is_empty() { absent } else { NOT_RECORDED }),
@@ -84,7 +97,7 @@ pub(super) fn memory_use(header: &RunHeader, rounds: &[Round], absent: &str) -> 
             faults(|r| recorded(r.decode.faults.as_ref())),
         ],
         limit: header.memory_limit,
-        limit_enforced_by: loads().find_map(|(_, limit)| limit).map(|l| l.enforced_by.clone()),
+        limit_enforced_by: loads().find_map(|(.., limit)| limit).map(|l| l.enforced_by.clone()),
     }
 }
 

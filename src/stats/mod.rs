@@ -3,13 +3,17 @@
 //! METHODOLOGY.md defines every figure; the definitions here are the same ones.
 
 pub mod arithmetic;
+mod energy;
 mod memory;
+mod overhead;
 mod profile;
+pub mod reproduce;
 mod rounds;
 mod scaling;
 mod speedup;
 mod spread;
 pub mod state;
+mod tied;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,17 +26,22 @@ use crate::journal::{
 };
 use crate::units::Bytes;
 
+use energy::Idles;
+pub use energy::{EnergyUse, ModelledEnergy, Part};
 pub use memory::{MemoryUse, PhaseFaults};
+pub use overhead::Overhead;
 pub use profile::Breakdown;
 pub(crate) use profile::{ms_per_token, spans};
+use reproduce::{Reproduction, Target};
 pub use rounds::Bandwidths;
 use rounds::{Peaks, Round, rounds_of};
 pub(crate) use rounds::{highest, roofline_tok_s};
 pub(crate) use rounds::{percent_of, phase_name};
 pub use scaling::Scaling;
 pub use speedup::{BASELINES, Speedup};
-pub use spread::{Spread, ms, per_second, percentile};
+pub use spread::{Spread, median_interval, ms, per_second, percentile};
 use state::StateCounts;
+pub use tied::{TOLERANCE as TIED_TOLERANCE, TiedAgreement, TiedPair};
 
 /// Everything that follows from a journal.
 #[derive(Debug, Clone)]
@@ -47,8 +56,14 @@ pub struct Summary {
     pub speedups: Vec<Speedup>,
     /// Every case that was run with several thread counts against itself with the fewest.
     pub scaling: Vec<Scaling>,
+    /// Every case of tied layers beside that of the full model, where both were planned.
+    pub tied: Vec<TiedPair>,
     /// The host while the samples were taken.
     pub states: StateCounts,
+    /// What the instruments cost.
+    pub overhead: Figure<Overhead>,
+    /// The run held against the published table that its suite reproduces, if any.
+    pub reproduction: Option<Reproduction>,
 }
 
 /// The figures of one case. Medians are over its complete rounds; a wrong case has no figures.
@@ -96,6 +111,8 @@ pub struct Row {
     pub stream_bytes_per_s: Option<f64>,
     /// Energy of all packages in the decode window ÷ decode steps, joules.
     pub energy_j_per_token: Figure<Spread>,
+    /// Energy by part and source, the source that figures come from first.
+    pub energy: Vec<EnergyUse>,
     /// Where the time of prefill and decode went, as far as it was noted.
     pub profile: Vec<Breakdown>,
     /// Median of 100 × prefill rate ÷ roofline rate of the prefill, both of the same round.
@@ -112,7 +129,7 @@ pub struct Row {
     /// Weights that a decode step multiplies, those of the linear layers and of the output projection: the
     /// size of the model. Older journals do not have it.
     pub parameters: Option<f64>,
-    /// What a reader should know about empty figures, such as a window of zero length.
+    /// What a reader should know: that layers are tied, why figures are empty.
     pub notes: Vec<String>,
 }
 
@@ -120,6 +137,11 @@ impl Row {
     /// Whether the case has figures that may be compared: a complete round and no failed check.
     pub fn usable(&self) -> bool {
         self.rounds > 0 && !matches!(self.status, Status::Wrong(_))
+    }
+
+    /// The energy of decode, by the source that figures come from.
+    pub fn decode_energy(&self) -> Option<&EnergyUse> {
+        self.energy.iter().find(|e| e.part == Part::Phase(Phase::Decode))
     }
 }
 
@@ -230,6 +252,7 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
     let header = header(records)?;
     let rounds = rounds_of(header, records)?;
     let (bandwidths, peaks) = (Bandwidths::new(records), Peaks::new(records));
+    let idles = Idles::new(records);
     let mut checks: HashMap<&str, &Check> = HashMap::new();
     let mut failures: HashMap<&str, Vec<&Failure>> = HashMap::new();
     for record in records {
@@ -265,13 +288,29 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
         .map(|(case, rounds)| {
             let check = checks.get(case.id.as_str()).copied();
             let failures = failures.get(case.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-            row(header, case, rounds, status(header.rounds, rounds, check, failures), check)
+            row(header, case, rounds, &idles, status(header.rounds, rounds, check, failures), check)
         })
         .collect();
     let speedups = speedup::speedups(&rows, &figures);
     let scaling = scaling::scaling(&rows, &figures);
+    let tied = tied::pairs(&rows, &figures);
     let states = StateCounts::of(&header.cases, records);
-    Ok(Summary { suite: header.suite.clone(), rounds: header.rounds, rows, speedups, scaling, states })
+    let overhead = overhead::overhead(records);
+    let reproduction = header.reproduces.as_ref().and_then(|r| {
+        let run = reproduce::Run { rows: &rows, rounds: &figures, speedups: &speedups };
+        Some(reproduce::reproduction(Target::by_name(&r.target)?, &r.against, &run))
+    });
+    Ok(Summary {
+        suite: header.suite.clone(),
+        rounds: header.rounds,
+        rows,
+        speedups,
+        scaling,
+        tied,
+        states,
+        overhead,
+        reproduction,
+    })
 }
 
 fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Failure]) -> Status {
@@ -303,7 +342,14 @@ fn status(planned: u32, rounds: &[Round], check: Option<&Check>, failures: &[&Fa
     }
 }
 
-fn row(header: &RunHeader, case: &Case, complete: &[Round], status: Status, check: Option<&Check>) -> Row {
+fn row(
+    header: &RunHeader,
+    case: &Case,
+    complete: &[Round],
+    idles: &Idles,
+    status: Status,
+    check: Option<&Check>,
+) -> Row {
     // A fast wrong kernel has no speed: what it measured stays among the samples only.
     let (rounds, absent) = match status {
         Status::Wrong(_) => (&[][..], "the check of the logits failed"),
@@ -311,6 +357,12 @@ fn row(header: &RunHeader, case: &Case, complete: &[Round], status: Status, chec
     };
     let median = |values: &mut dyn Iterator<Item = f64>| Spread::of(values).map(|s| s.median);
     let mut notes = Vec::new();
+    if let Some(tied) = &case.tied {
+        notes.push(format!(
+            "measured on tied layers: the weights of {} are stored, {} are computed",
+            tied.unique_layers, tied.layers
+        ));
+    }
     for round in rounds {
         for (name, sample) in [("load", round.load), ("prefill", round.prefill), ("decode", round.decode)] {
             if sample.wall_ns == 0 {
@@ -339,7 +391,7 @@ fn row(header: &RunHeader, case: &Case, complete: &[Round], status: Status, chec
         ttft_ms: median(&mut rounds.iter().map(|r| ms(r.prefill.wall_ns)).filter(|&t| t > 0.0)),
         latency: Latency::of(latencies.copied().collect()),
         memory: memory(rounds, absent),
-        memory_use: memory::memory_use(header, rounds, absent),
+        memory_use: memory::memory_use(header, case, rounds, absent),
         decode_cpu_s_per_token: median(
             &mut rounds.iter().filter(|r| r.steps > 0).map(|r| r.decode.cpu_ns as f64 / 1e9 / r.steps as f64),
         ),
@@ -353,6 +405,7 @@ fn row(header: &RunHeader, case: &Case, complete: &[Round], status: Status, chec
         bandwidth_bytes_per_s: median(&mut rounds.iter().filter_map(|r| r.bandwidth)),
         stream_bytes_per_s: median(&mut rounds.iter().filter_map(|r| r.stream)),
         energy_j_per_token: over_rounds(rounds, absent, |r| &r.energy_j_per_token),
+        energy: energy::energy_use(case, rounds, idles, &header.stated, absent),
         profile: {
             let prefill: Vec<&Sample> = rounds.iter().map(|r| r.prefill).collect();
             let decode: Vec<&Sample> = rounds.iter().map(|r| r.decode).collect();

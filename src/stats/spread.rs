@@ -26,6 +26,27 @@ impl Spread {
     }
 }
 
+/// An interval that contains the median of what `sorted` (ascending) was drawn from in at least 95 of 100
+/// cases, whatever its distribution: the k-th smallest and k-th largest value, with the largest k of which
+/// that is true. `None` for fewer than 6 values, whose whole range does not reach that far.
+///
+/// Source: H. A. David, H. N. Nagaraja, Order Statistics, 3rd edition (2003), section 7.1.
+pub fn median_interval(sorted: &[f64]) -> Option<(f64, f64)> {
+    let n = sorted.len();
+    // Fewer than k of n values below the median, as often as k tosses of n show heads.
+    let mut ln_chance = -(n as f64) * std::f64::consts::LN_2;
+    let (mut k, mut below) = (0, 0.0);
+    loop {
+        below += ln_chance.exp();
+        if below > 0.025 || k >= n {
+            break;
+        }
+        ln_chance += ((n - k) as f64 / (k + 1) as f64).ln();
+        k += 1;
+    }
+    (k > 0).then(|| (sorted[k - 1], sorted[n - k]))
+}
+
 /// Percentile by nearest rank: the smallest value that at least `percent` % of all values do not
 /// exceed. It is always a value that was measured. `sorted` ascends; `None` if it is empty.
 pub fn percentile(sorted: &[u64], percent: u32) -> Option<u64> {
@@ -56,6 +77,26 @@ mod tests {
         assert_eq!(Spread::of([7.0]).unwrap(), Spread { median: 7.0, min: 7.0, max: 7.0, rounds: 1 });
         assert_eq!(Spread::of([]), None);
         assert_eq!(Spread::of([f64::MAX, f64::MAX]).unwrap().median, f64::MAX);
+    }
+
+    #[test]
+    fn intervals_of_the_median_are_those_of_the_tables() {
+        let values: Vec<f64> = (1..=2000).map(f64::from).collect();
+        // Ranks for 95 % of the sign test's tables.
+        for (n, ranks) in [
+            (6, Some((1.0, 6.0))),
+            (8, Some((1.0, 8.0))),
+            (9, Some((2.0, 8.0))),
+            (15, Some((4.0, 12.0))),
+            (30, Some((10.0, 21.0))),
+            (100, Some((40.0, 61.0))),
+            (5, None),
+            (0, None),
+        ] {
+            assert_eq!(median_interval(&values[..n]), ranks, "{n}");
+        }
+        // 1000 - 1.96 x sqrt(2000) / 2, where no power of two would do.
+        assert_eq!(median_interval(&values), Some((956.0, 1045.0)));
     }
 
     #[test]

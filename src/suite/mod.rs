@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::units::Bytes;
 use crate::{Error, Result};
 
-pub use parse::{BUILTINS, EMBEDDINGS, ISAS, KERNELS, KV_TYPES, synth_sizes};
+pub use parse::{AGAINST, BUILTINS, EMBEDDINGS, ISAS, KERNELS, KV_TYPES, synth_sizes};
 
 /// The suite that `bitjoule run` measures without an argument.
 const QUICK: &str = include_str!("../../suites/quick.toml");
@@ -42,6 +42,12 @@ pub struct Suite {
     /// Memory that the worker of a case may use; none: whatever the machine has.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "exact_bytes")]
     pub memory_limit: Option<Bytes>,
+    /// The published table that the suite reproduces, one of [`crate::stats::reproduce::Target`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reproduces: Option<String>,
+    /// The baseline that its ratios divide by, one of [`AGAINST`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<String>,
     /// Kernels of the models that do not name their own, each one of [`KERNELS`].
     pub kernels: Vec<String>,
     /// Instruction sets, each one of [`ISAS`].
@@ -87,22 +93,29 @@ pub enum Threads {
     All,
 }
 
-/// `Threads::All` is the word `all`; an untagged unit variant would be nothing at all.
-mod all {
-    use serde::de::{Deserialize, Deserializer, Error};
-    use serde::ser::Serializer;
+/// The module `$word`, which makes an untagged unit variant that word; it would be nothing at all.
+macro_rules! word {
+    ($word:ident) => {
+        mod $word {
+            use serde::de::{Deserialize, Deserializer, Error};
+            use serde::ser::Serializer;
 
-    pub(super) fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("all")
-    }
+            pub(super) fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(stringify!($word))
+            }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
-        match String::deserialize(deserializer)?.as_str() {
-            "all" => Ok(()),
-            _ => Err(D::Error::custom("expected a number of threads or \"all\"")),
+            pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+                match String::deserialize(deserializer)?.as_str() {
+                    stringify!($word) => Ok(()),
+                    _ => Err(D::Error::custom(concat!("expected a number or \"", stringify!($word), "\""))),
+                }
+            }
         }
-    }
+    };
 }
+
+word!(all);
+word!(auto);
 
 /// A model of a suite.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +136,20 @@ pub struct Model {
     /// synthetic models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding: Option<String>,
+    /// Layers whose weights are stored, of a synthetic model; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unique_layers: Option<UniqueLayers>,
+}
+
+/// How many layers of a synthetic model are stored; the others share their weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum UniqueLayers {
+    /// So many.
+    Count(u32),
+    /// All if that fits into memory, else what fits into half of it; `"auto"` in TOML.
+    #[serde(with = "auto")]
+    Auto,
 }
 
 /// Where a model comes from.
@@ -155,11 +182,15 @@ impl Model {
     /// The label in tables: unique within the suite. A type of embedding that the suite names is part of
     /// it, because the same model with another one is another case: `700M-q6_k`.
     pub fn label(&self) -> String {
-        let of_source = || match &self.embedding {
+        self.name.clone().unwrap_or_else(|| self.default_label())
+    }
+
+    /// The label without a name of its own.
+    pub fn default_label(&self) -> String {
+        match &self.embedding {
             Some(embedding) => format!("{}-{embedding}", self.source.label()),
             None => self.source.label(),
-        };
-        self.name.clone().unwrap_or_else(of_source)
+        }
     }
 }
 

@@ -10,7 +10,9 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Model, ModelSource, Suite, Threads, Workload};
+use super::{Model, ModelSource, Suite, Threads, UniqueLayers, Workload};
+use crate::model::Geometry;
+use crate::stats::reproduce::Target;
 use crate::units::Bytes;
 use crate::{Error, Result};
 
@@ -28,12 +30,11 @@ pub const BUILTINS: &[&str] = &["tiny-bitnet-b1.58"];
 
 /// The sizes that can be synthesised: the first column of the geometries.
 pub fn synth_sizes() -> impl Iterator<Item = &'static str> {
-    include_str!("../model/geometries.csv")
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .skip(1) // the header
-        .filter_map(|line| line.split(',').next())
+    Geometry::all().iter().map(|geometry| geometry.model.as_str())
 }
+
+/// What published ratios are held against: our kernels, or an engine that bitjoule does not run.
+pub const AGAINST: &[&str] = &["f16", "fp32-naive", "llama.cpp-f16"];
 
 const ROUNDS: RangeInclusive<u64> = 1..=10_000;
 const SEED: RangeInclusive<u64> = 0..=i64::MAX as u64;
@@ -54,13 +55,16 @@ const SUITE_KEYS: &[&str] = &[
     "kv",
     "timeout_s",
     "memory_limit",
+    "reproduces",
+    "against",
     "kernels",
     "isas",
     "threads",
     "models",
     "workloads",
 ];
-const MODEL_KEYS: &[&str] = &["builtin", "synth", "file", "name", "kernels", "isas", "embedding"];
+const MODEL_KEYS: &[&str] =
+    &["builtin", "synth", "file", "name", "kernels", "isas", "embedding", "unique_layers"];
 const WORKLOAD_KEYS: &[&str] = &["n_prompt", "n_gen", "models", "isas"];
 
 type Value<'i> = Spanned<DeValue<'i>>;
@@ -92,6 +96,17 @@ pub(super) fn parse(text: &str, origin: &str, base: &Path) -> Result<Suite> {
         },
         timeout_s: root.integer_or("timeout_s", TIMEOUT_S, 600)? as u32,
         memory_limit: root.get("memory_limit").map(|value| root.memory_limit(value)).transpose()?,
+        reproduces: root
+            .get("reproduces")
+            .map(|value| {
+                let names = Target::ALL.map(Target::name);
+                root.one_of(value, "reproduces", "published table", &names)
+            })
+            .transpose()?,
+        against: root
+            .get("against")
+            .map(|value| root.one_of(value, "against", "baseline", AGAINST))
+            .transpose()?,
         kernels: root.names(root.required("kernels")?, "kernels", "kernel", KERNELS)?,
         isas: match root.get("isas") {
             Some(value) => root.names(value, "isas", "instruction set", ISAS)?,
@@ -201,7 +216,34 @@ fn model(table: Table<'_, '_>, value: &Value<'_>, base: &Path) -> Result<Model> 
         Some(value) => Some(table.one_of(value, "embedding", "embedding type", EMBEDDINGS)?),
         None => None,
     };
-    Ok(Model { source, name, kernels, isas, embedding })
+    let unique_layers =
+        table.get("unique_layers").map(|value| unique_layers(&table, value, &source)).transpose()?;
+    Ok(Model { source, name, kernels, isas, embedding, unique_layers })
+}
+
+fn unique_layers(table: &Table<'_, '_>, value: &Value<'_>, source: &ModelSource) -> Result<UniqueLayers> {
+    let ModelSource::Synth(size) = source else {
+        return Err(table.source.error(
+            value.span(),
+            "'unique_layers' is for synthetic models ('synth'): the layers of a file are what they are",
+        ));
+    };
+    let layers = Geometry::by_name(size)?.layers;
+    let wanted = || {
+        table.wrong(
+            value,
+            "unique_layers",
+            &format!("a whole number from 1 to {layers}, the layers of {size}, or \"auto\""),
+        )
+    };
+    match value.get_ref() {
+        DeValue::String(word) if word == "auto" => Ok(UniqueLayers::Auto),
+        DeValue::Integer(_) => {
+            let count = table.integer(value, "unique_layers", 1..=layers.into()).map_err(|_| wanted())?;
+            Ok(UniqueLayers::Count(count as u32))
+        }
+        _ => Err(wanted()),
+    }
 }
 
 /// The text and what to call it.

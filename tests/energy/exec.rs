@@ -281,9 +281,13 @@ fn a_meter_that_cannot_begin_says_why() {
 fn no_process_outlives_its_meter() {
     let dir = tempfile::tempdir().unwrap();
     let pid = dir.path().join("pid");
-    // The shell's child ignores the polite request, and is in a pipeline.
-    let looping = printing(1000, "echo $t watts m 5.0");
-    let command = format!("sh -c 'trap \"\" TERM; echo $$ > {}; {looping}' | cat", pid.display());
+    // The shell's child ignores the polite request, is in a pipeline, and then prints no more, so that a
+    // closed pipe does not end it either.
+    let said = printing(3, "echo $t watts m 5.0");
+    let script = dir.path().join("meter");
+    std::fs::write(&script, format!("trap '' TERM; echo $$ > {}; {said}; exec sleep 60", pid.display()))
+        .unwrap();
+    let command = format!("sh {} | cat", script.display());
     let choice: EnergyChoice = format!("exec:{command}").parse().unwrap();
     let meter = Meter::open(&choice, None);
     let energy = meter.between(&meter.mark(), &meter.mark()).remove(0);
@@ -294,6 +298,10 @@ fn no_process_outlives_its_meter() {
         // A killed process nobody has waited for yet is a zombie.
         !stat.is_empty() && !stat.contains(") Z ")
     };
+    let silent = || std::fs::read(format!("/proc/{}/comm", pid.trim())).is_ok_and(|name| name == b"sleep\n");
+    while alive() && !silent() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     assert!(alive());
     drop(meter);
     for _ in 0..500 {

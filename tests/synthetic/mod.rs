@@ -33,6 +33,7 @@ pub(crate) struct Visit {
     pub(crate) energy: Figure<Vec<DomainEnergy>>,
     pub(crate) memory: Figure<MemoryReading>,
     pub(crate) predicted: Option<MemoryParts>,
+    pub(crate) predicted_full: Option<MemoryParts>,
     pub(crate) limit: Option<MemoryLimit>,
     pub(crate) pss: Option<Figure<Bytes>>,
     pub(crate) faults: Option<Figure<Faults>>,
@@ -69,6 +70,7 @@ impl Default for Visit {
                 "procfs",
             ),
             predicted: None,
+            predicted_full: None,
             limit: None,
             pss: None,
             faults: None,
@@ -106,6 +108,7 @@ pub(crate) fn case(model: &str, kernel: &str, isa: &str, threads: u32) -> Case {
         n_gen: 32,
         kv: "f16".into(),
         embedding: None,
+        tied: None,
     }
 }
 
@@ -126,6 +129,7 @@ impl Journal {
             memory_limit: None,
             keep_packed: false,
             models: Vec::new(),
+            reproduces: None,
             energy: Default::default(),
             stated: Default::default(),
             cases,
@@ -155,6 +159,7 @@ impl Journal {
                     file_bytes: Bytes(100),
                     weight_bytes: Bytes(200),
                     predicted: visit.predicted,
+                    predicted_full: visit.predicted_full,
                     limit: visit.limit.clone(),
                     kept: None,
                 },

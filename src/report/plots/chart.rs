@@ -22,6 +22,8 @@ pub(super) const PANEL_GAP: f64 = 22.0;
 const LABEL_MAX: f64 = 170.0;
 /// and no text at the right more than this.
 const TEXT_MAX: f64 = 240.0;
+/// Width of a sample of a fill in the legend.
+const SWATCH: f64 = 16.0;
 pub(super) const TITLE_SIZE: f64 = 19.0;
 pub(super) const PANEL_SIZE: f64 = 14.5;
 const GROUP_SIZE: f64 = 13.5;
@@ -45,7 +47,7 @@ pub(super) struct Chart {
     pub(super) may_be_log: bool,
     /// A value marked in every panel, from which bars start on a log axis.
     pub(super) reference: Option<f64>,
-    pub(super) legend: Vec<(RGBColor, &'static str)>,
+    pub(super) legend: Vec<(Fill, &'static str)>,
     pub(super) panels: Vec<Panel>,
     /// What to say where there is no panel.
     pub(super) empty: &'static str,
@@ -74,13 +76,42 @@ pub(super) struct Row {
     pub(super) text: String,
 }
 
+/// How an area is filled. What was not measured is hatched, each kind in its own way.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Fill {
+    /// Full.
+    Solid(RGBColor),
+    /// White with strokes that rise to the right.
+    Rising(RGBColor),
+    /// White with strokes that fall to the right.
+    Falling(RGBColor),
+    /// White with both.
+    Crossed(RGBColor),
+}
+
+impl Fill {
+    fn paint(self, scene: &mut Scene, from: (f64, f64), to: (f64, f64), stroke: RGBColor) {
+        let (ground, strokes): (RGBColor, &[bool]) = match self {
+            Fill::Solid(color) => (color, &[]),
+            Fill::Rising(_) => (HOLLOW, &[true]),
+            Fill::Falling(_) => (HOLLOW, &[false]),
+            Fill::Crossed(_) => (HOLLOW, &[true, false]),
+        };
+        scene.rect(from, to, Some(ground), None);
+        if let Fill::Rising(color) | Fill::Falling(color) | Fill::Crossed(color) = self {
+            strokes.iter().for_each(|&rising| scene.hatch(from, to, rising, color));
+        }
+        scene.rect(from, to, None, Some(stroke));
+    }
+}
+
 /// What a row shows.
 #[derive(Debug)]
 pub(super) enum Mark {
     /// Nothing but the text, which says why.
     Gap,
     /// A bar, with whiskers, and a hollow box up to what it could have reached.
-    Bar { value: f64, spread: Option<(f64, f64)>, limit: Option<f64>, color: RGBColor },
+    Bar { value: f64, spread: Option<(f64, f64)>, limit: Option<f64>, fill: Fill },
     /// Bars end to end, and perhaps a mark at a value of its own.
     Stack { parts: Vec<(f64, RGBColor)>, mark: Option<f64> },
     /// A dot at the first value, ticks at the middle ones, a line to the last.
@@ -116,14 +147,14 @@ impl Chart {
         if !self.legend.is_empty() {
             y += 14.0;
             let mut x = MARGIN;
-            for (color, label) in &self.legend {
-                let end = x + 18.0 + text_width(label, TEXT_SIZE)?;
-                if end > width - MARGIN && x > MARGIN {
+            for (fill, label) in &self.legend {
+                let wide = SWATCH + 6.0 + text_width(label, TEXT_SIZE)?;
+                if x + wide > width - MARGIN && x > MARGIN {
                     (x, y) = (MARGIN, y + 18.0);
                 }
-                scene.rect((x, y - 6.0), (x + 12.0, y + 6.0), Some(*color), Some(INK));
-                scene.text((x + 18.0, y), Anchor::Start, TEXT_SIZE, INK, label);
-                x += 18.0 + text_width(label, TEXT_SIZE)? + 20.0;
+                fill.paint(&mut scene, (x, y - 6.0), (x + SWATCH, y + 6.0), INK);
+                scene.text((x + SWATCH + 6.0, y), Anchor::Start, TEXT_SIZE, INK, label);
+                x += wide + 20.0;
             }
             y += 8.0;
         }
@@ -276,17 +307,17 @@ fn fits(ticks: &[(f64, String)], left: f64, right: f64, axis: Axis) -> Result<bo
 /// Draws `mark` around the height `y` with bars from `start`; returns where it ends.
 fn draw(scene: &mut Scene, mark: &Mark, y: f64, start: f64, x_of: &dyn Fn(f64) -> f64) -> f64 {
     let (top, bottom) = (y - BAR / 2.0, y + BAR / 2.0);
-    let mut span = |from: f64, to: f64, fill, stroke| {
-        scene.rect((from.min(to), top), (from.max(to), bottom), Some(fill), Some(stroke));
+    let mut span = |from: f64, to: f64, fill: Fill, stroke| {
+        fill.paint(scene, (from.min(to), top), (from.max(to), bottom), stroke);
     };
     match mark {
         Mark::Gap => start,
-        Mark::Bar { value, spread, limit, color } => {
+        Mark::Bar { value, spread, limit, fill } => {
             let end = x_of(*value);
             if let Some(limit) = limit {
-                span(start, x_of(*limit), HOLLOW, SOFT);
+                span(start, x_of(*limit), Fill::Solid(HOLLOW), SOFT);
             }
-            span(start, end, *color, INK);
+            span(start, end, *fill, INK);
             if let Some((min, max)) = spread {
                 whisker(scene, x_of(*min), x_of(*max), y);
             }
@@ -297,7 +328,7 @@ fn draw(scene: &mut Scene, mark: &Mark, y: f64, start: f64, x_of: &dyn Fn(f64) -
             let (mut sum, mut from) = (0.0, start);
             for (part, color) in parts {
                 sum += part;
-                span(from, x_of(sum), *color, INK);
+                span(from, x_of(sum), Fill::Solid(*color), INK);
                 from = x_of(sum);
             }
             let Some(mark) = mark.map(x_of) else { return from };

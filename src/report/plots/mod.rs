@@ -3,6 +3,7 @@
 mod axis;
 mod chart;
 mod lines;
+mod reproduction;
 mod scene;
 mod trends;
 
@@ -12,8 +13,8 @@ use super::text::{count, ratio, round_significant};
 use crate::error::Result;
 use crate::figure::Figure;
 use crate::journal::{Case, Phase};
-use crate::stats::{BASELINES, Row, Status, Summary, phase_name};
-use chart::{Chart, Group, Mark, Panel};
+use crate::stats::{BASELINES, Row, Spread, Status, Summary, phase_name};
+use chart::{Chart, Fill, Group, INK, Mark, Panel};
 use lines::Lines;
 use scene::Scene;
 
@@ -124,10 +125,36 @@ pub(super) fn figures(summary: &Summary) -> Result<Vec<Plot>> {
             ),
         )?,
     ];
+    let energies = &[
+        "phase",
+        "source",
+        "energy_j_per_token",
+        "energy_provenance",
+        "modelled_arithmetic_7nm_j_per_token",
+        "modelled_memory_j_per_token",
+        "assumed_tdp_j_per_token",
+    ];
+    figures.push(Plot::bars("energy", &energy(summary), ("energy.csv", energies))?);
+    if let Some(of) = &summary.reproduction {
+        let columns = &[
+            "published_on",
+            "subject",
+            "quantity",
+            "kernel",
+            "published_ratio",
+            "here_ratio",
+            "here_ratio_min",
+            "here_ratio_max",
+            "here_provenance",
+            "verdict",
+        ];
+        let chart = reproduction::reproduction(summary, of);
+        figures.insert(0, Plot::bars("reproduction", &chart, ("reproduction.csv", columns))?);
+    }
     let any = |has: fn(&Row) -> bool| summary.rows.iter().any(has);
     if any(|r| r.usable() && r.parameters.is_some()) {
         let columns = &["parameters", "decode_tok_s", "decode_tok_s_min", "decode_tok_s_max"];
-        figures.insert(2, Plot::lines("size", &trends::size(summary), ("summary.csv", columns))?);
+        figures.push(Plot::lines("size", &trends::size(summary), ("summary.csv", columns))?);
     }
     if !summary.scaling.is_empty() {
         let columns = &[
@@ -185,6 +212,16 @@ fn color_of(summary: &Summary, kernel: &str) -> RGBColor {
     PALETTE[place % PALETTE.len()]
 }
 
+/// What was measured in full colour; everything else hatched, by its provenance.
+fn fill_of<T>(figure: &Figure<T>, color: RGBColor) -> Fill {
+    match figure {
+        Figure::Measured { .. } | Figure::Unavailable { .. } => Fill::Solid(color),
+        Figure::Simulated { .. } => Fill::Rising(INK),
+        Figure::Modelled { .. } => Fill::Falling(INK),
+        Figure::Assumed { .. } => Fill::Crossed(INK),
+    }
+}
+
 fn decode(summary: &Summary) -> Chart {
     let bounded = summary.rows.iter().any(|r| r.usable() && r.decode_roofline_tok_s.is_some());
     Chart {
@@ -205,8 +242,8 @@ fn decode(summary: &Summary) -> Chart {
             let text = round_significant(speed.median, 3)
                 + &percent.map_or_else(String::new, |p| format!(" ({p:.0} % of roofline)"));
             let spread = (speed.rounds > 1).then_some((speed.min, speed.max));
-            let color = color_of(summary, &row.case.kernel);
-            Some((Mark::Bar { value: speed.median, spread, limit: row.decode_roofline_tok_s, color }, text))
+            let fill = Fill::Solid(color_of(summary, &row.case.kernel));
+            Some((Mark::Bar { value: speed.median, spread, limit: row.decode_roofline_tok_s, fill }, text))
         }),
         empty: "This run has no cases.",
     }
@@ -229,15 +266,19 @@ fn rss(summary: &Summary) -> Chart {
         may_be_log: false,
         reference: None,
         legend: vec![
-            (ANONYMOUS, "anonymous (heap, packed weights)"),
-            (FILE_BACKED, "file-backed (mapped model)"),
+            (Fill::Solid(ANONYMOUS), "anonymous (heap, packed weights)"),
+            (Fill::Solid(FILE_BACKED), "file-backed (mapped model)"),
         ],
         panels: by_case(summary, |row| {
             let memory = row.memory.value()?;
             let scaled = |bytes: crate::units::Bytes| bytes.0 as f64 / unit;
             let parts = vec![(scaled(memory.anon), ANONYMOUS), (scaled(memory.file), FILE_BACKED)];
             let peak = scaled(memory.peak);
-            Some((Mark::Stack { parts, mark: Some(peak) }, memory.peak.to_string()))
+            let text = match row.memory_use.full.value() {
+                Some(full) => format!("{}; full model {} modelled", memory.peak, full.total()),
+                None => memory.peak.to_string(),
+            };
+            Some((Mark::Stack { parts, mark: Some(peak) }, text))
         }),
         empty: "This run has no cases.",
     }
@@ -311,7 +352,7 @@ fn memory(summary: &Summary) -> Chart {
         axis,
         may_be_log: false,
         reference: None,
-        legend: PARTS.to_vec(),
+        legend: PARTS.map(|(color, name)| (Fill::Solid(color), name)).to_vec(),
         panels,
         empty: "This run has no cases.",
     }
@@ -361,7 +402,7 @@ fn profile(summary: &Summary) -> Chart {
             ..panel
         }));
     }
-    let colors = OPERATIONS.into_iter().zip(PALETTE).map(|(name, color)| (color, name));
+    let colors = OPERATIONS.into_iter().zip(PALETTE).map(|(name, color)| (Fill::Solid(color), name));
     Chart {
         title: "Where the time goes".to_owned(),
         subtitle: format!(
@@ -372,7 +413,7 @@ fn profile(summary: &Summary) -> Chart {
         axis: "milliseconds per token",
         may_be_log: false,
         reference: None,
-        legend: colors.chain([(WAITING, "waiting for other threads")]).collect(),
+        legend: colors.chain([(Fill::Solid(WAITING), "waiting for other threads")]).collect(),
         panels,
         empty: "This run has no cases.",
     }
@@ -406,7 +447,7 @@ fn rooflines(summary: &Summary) -> Chart {
                         value: *value,
                         spread: None,
                         limit: None,
-                        color: color_of(summary, &case.kernel),
+                        fill: Fill::Solid(color_of(summary, &case.kernel)),
                     },
                     format!("{value:.0} % ({} tok/s)", round_significant(speed.median, 3)),
                 ),
@@ -449,6 +490,84 @@ fn rooflines(summary: &Summary) -> Chart {
     }
 }
 
+/// What decoding takes, as measured and as models have it, each with a bar of its own.
+fn energy(summary: &Summary) -> Chart {
+    let usable = || summary.rows.iter().filter(|r| r.usable());
+    let whys: Vec<&str> = usable().filter_map(|r| r.energy_j_per_token.found().err()).collect();
+    // One reason for all is said once.
+    let why = whys.first().filter(|why| whys.len() == usable().count() && whys.iter().all(|w| w == *why));
+    let mut panels = Vec::new();
+    for row in &summary.rows {
+        let mut lines = Vec::new();
+        if row.usable() {
+            if why.is_none() {
+                let how = match &row.energy_j_per_token {
+                    Figure::Simulated { .. } => "simulated",
+                    _ => "measured",
+                };
+                lines.push(energy_line(summary, row, &row.energy_j_per_token, how));
+            }
+            if let Some(models) = row.decode_energy().map(|e| &e.models) {
+                let models = [
+                    (&models.arithmetic_45nm, "modelled: 45 nm"),
+                    (&models.arithmetic_7nm, "modelled: 7 nm"),
+                    (&models.memory, "modelled: memory"),
+                    (&models.tdp, "assumed: tdp"),
+                ];
+                for (model, label) in models.into_iter().filter(|(model, _)| model.value().is_some()) {
+                    let spread = model.clone().map(|v| Spread { median: v, min: v, max: v, rounds: 1 });
+                    lines.push(energy_line(summary, row, &spread, label));
+                }
+            }
+            if lines.is_empty() {
+                lines.push((Mark::Gap, "nothing measured, and no model has what it needs".to_owned()));
+            }
+        } else {
+            lines.push((Mark::Gap, row.status.to_string()));
+        }
+        for (i, (mark, text)) in lines.into_iter().enumerate() {
+            // The bars of a case follow the one that bears its name.
+            let case = match i {
+                0 => row.case.clone(),
+                _ => Case { kernel: String::new(), isa: String::new(), ..row.case.clone() },
+            };
+            place(&mut panels, (setting(&row.case), 0), summary, &case, mark, text);
+        }
+    }
+    let measured = why.map_or_else(String::new, |why| format!("Measured: unavailable: {why}. "));
+    Chart {
+        title: "Energy of a generated token".to_owned(),
+        subtitle: format!(
+            "Suite {}. {}{measured}Only solid bars are measurements; arithmetic (45 and 7 nm) is without memory, \
+             caches and leakage.",
+            summary.suite,
+            rounds(summary, "Median of", ", whiskers smallest to largest")
+        ),
+        axis: "joules per token",
+        may_be_log: true,
+        reference: None,
+        legend: vec![
+            (Fill::Solid(INK), "measured"),
+            (Fill::Rising(INK), "simulated"),
+            (Fill::Falling(INK), "modelled"),
+            (Fill::Crossed(INK), "assumed"),
+        ],
+        panels,
+        empty: "This run has no cases.",
+    }
+}
+
+/// A bar that shows by its fill where the figure is from.
+fn energy_line(summary: &Summary, row: &Row, figure: &Figure<Spread>, label: &str) -> (Mark, String) {
+    let Some(value) = figure.value() else {
+        return (Mark::Gap, format!("{label}: {}", figure.provenance()));
+    };
+    let fill = fill_of(figure, color_of(summary, &row.case.kernel));
+    let spread = (value.rounds > 1).then_some((value.min, value.max));
+    let text = format!("{} {label}", round_significant(value.median, 3));
+    (Mark::Bar { value: value.median, spread, limit: None, fill }, text)
+}
+
 fn speedup(summary: &Summary) -> Chart {
     let mut panels = Vec::new();
     for (scale, baseline) in BASELINES.into_iter().enumerate().rev() {
@@ -460,7 +579,7 @@ fn speedup(summary: &Summary) -> Chart {
                         value: decode.median,
                         spread: (decode.rounds > 1).then_some((decode.min, decode.max)),
                         limit: None,
-                        color: color_of(summary, &s.case.kernel),
+                        fill: Fill::Solid(color_of(summary, &s.case.kernel)),
                     },
                     ratio(decode),
                 ),
@@ -545,7 +664,8 @@ fn place(
 /// The model of a case, with its backend where there are several.
 fn model_label(summary: &Summary, case: &Case) -> String {
     let several_backends = summary.rows.iter().any(|r| r.case.backend != summary.rows[0].case.backend);
-    if several_backends { format!("{}: {}", case.backend, case.model) } else { case.model.clone() }
+    let model = case.model_label();
+    if several_backends { format!("{}: {model}", case.backend) } else { model }
 }
 
 /// [`place`], in the group called `label`.

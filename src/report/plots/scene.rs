@@ -29,6 +29,7 @@ pub(super) enum Anchor {
 enum Shape {
     Rect { from: (f64, f64), to: (f64, f64), fill: Option<RGBColor>, stroke: Option<RGBColor> },
     Line { from: (f64, f64), to: (f64, f64), color: RGBColor, width: u32 },
+    Path { points: Vec<(f64, f64)>, color: RGBColor },
     Dot { at: (f64, f64), radius: f64, fill: RGBColor, stroke: RGBColor },
     Polygon { corners: Vec<(f64, f64)>, fill: RGBColor, stroke: RGBColor },
     Text(Text),
@@ -83,6 +84,38 @@ impl Scene {
 
     pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), color: RGBColor, width: u32) {
         self.shapes.push(Shape::Line { from, to, color, width });
+    }
+
+    /// Parallel strokes through a rectangle, as one path whose turns lie on the edges: rising to the right,
+    /// or falling.
+    pub(super) fn hatch(&mut self, from: (f64, f64), to: (f64, f64), rising: bool, color: RGBColor) {
+        /// Between two strokes, along the edge.
+        const STEP: f64 = 7.0;
+        let ((left, top), (right, bottom)) = (from, to);
+        let height = bottom - top;
+        let mut points: Vec<(f64, f64)> = Vec::new();
+        let mut foot = left - height + STEP;
+        let mut up = true;
+        while foot < right {
+            // A stroke of 45 degrees, cut at the sides.
+            let low = (foot.max(left), bottom - (left - foot).max(0.0));
+            let high = ((foot + height).min(right), top + (foot + height - right).max(0.0));
+            let corner = match points.last() {
+                Some(last) if up && last.1 < bottom && low.1 >= bottom => Some((left, bottom)),
+                Some(last) if !up && last.0 < right && high.0 >= right => Some((right, top)),
+                _ => None,
+            };
+            points.extend(corner);
+            points.extend(if up { [low, high] } else { [high, low] });
+            up = !up;
+            foot += STEP;
+        }
+        if !rising {
+            points.iter_mut().for_each(|(_, y)| *y = top + bottom - *y);
+        }
+        if points.len() > 1 {
+            self.shapes.push(Shape::Path { points, color });
+        }
     }
 
     pub(super) fn dot(&mut self, at: (f64, f64), radius: f64, fill: RGBColor, stroke: RGBColor) {
@@ -156,6 +189,10 @@ impl Scene {
                 Shape::Line { from, to, color, width } => {
                     let style = color.stroke_width(thick(*width));
                     area.draw(&PathElement::new([px(*from), px(*to)], style)).map_err(failed)?;
+                }
+                Shape::Path { points, color } => {
+                    let points: Vec<(i32, i32)> = points.iter().map(|at| px(*at)).collect();
+                    area.draw(&PathElement::new(points, color.stroke_width(thick(1)))).map_err(failed)?;
                 }
                 Shape::Dot { at, radius, fill, stroke } => {
                     let radius = radius * scale;

@@ -1,0 +1,601 @@
+//! Published tables held against a run: ratios, a verdict by a stated rule, and trends.
+//!
+//! Absolute speeds belong to machines, so only ratios are judged, each against the same ratio of each
+//! published machine. The rule: **reproduced** if the published ratio lies within the run's range over the
+//! rounds, or within [`TOLERANCE`] of its median; else **exceeded** or **not reached**. A ratio that
+//! cannot be had here is **not testable here**, with the reason.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+use crate::figure::Figure;
+use crate::journal::{Case, TiedLayers};
+use crate::stats::arithmetic::{self, rows};
+use crate::stats::rounds::Round;
+use crate::stats::{Row, Speedup, Spread};
+
+/// How far, relative to it, a published ratio may lie from the median and still be reproduced.
+pub const TOLERANCE: f64 = 0.10;
+
+/// Kendall's tau from which a ratio is said to grow with the size of the model.
+pub const GROWS: f64 = 0.6;
+
+const SPEED: &str = include_str!("../../suites/published/speed_2410.16144.csv");
+const ENERGY: &str = include_str!("../../suites/published/energy_2410.16144.csv");
+const EFFICIENCY: &str = include_str!("../../suites/published/efficiency_2504.12285.csv");
+const KERNELS: &str = include_str!("../../suites/published/kernels_2026-01.csv");
+
+/// A published table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Tokens/s of models from 125M to 100B, f16 against ternary.
+    Speed,
+    /// Joules per token, f16 against ternary.
+    Energy,
+    /// Memory, latency and estimated energy of 2B4T against full-precision models.
+    Efficiency,
+    /// Thread scaling of the parallel kernels on 2B4T.
+    Kernels,
+}
+
+impl Target {
+    /// Every table, in the order in which they were published.
+    pub const ALL: [Target; 4] = [Target::Speed, Target::Energy, Target::Efficiency, Target::Kernels];
+
+    /// Name on the command line and in suites.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Speed => "speed-2410.16144",
+            Target::Energy => "energy-2410.16144",
+            Target::Efficiency => "efficiency-2504.12285",
+            Target::Kernels => "kernels-2026-01",
+        }
+    }
+
+    /// The target of that name.
+    pub fn by_name(name: &str) -> Option<Target> {
+        Self::ALL.into_iter().find(|t| t.name() == name)
+    }
+
+    /// Where it was published.
+    pub fn source(self) -> &'static str {
+        match self {
+            Target::Speed => "arXiv:2410.16144 and the charts of the microsoft/BitNet README, October 2024",
+            Target::Energy => "arXiv:2410.16144, energy of a generated token",
+            Target::Efficiency => "arXiv:2504.12285, Table 1",
+            Target::Kernels => "microsoft/BitNet, assets/performance.png, January 2026",
+        }
+    }
+}
+
+/// What a published ratio came to here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The same, by the rule.
+    Reproduced,
+    /// More.
+    Exceeded,
+    /// Less.
+    NotReached,
+    /// Nothing can be said, and why.
+    NotTestable(String),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::Reproduced => f.write_str("reproduced"),
+            Verdict::Exceeded => f.write_str("exceeded"),
+            Verdict::NotReached => f.write_str("not reached"),
+            Verdict::NotTestable(why) => write!(f, "not testable here: {why}"),
+        }
+    }
+}
+
+/// A published figure beside what was found here.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// The published machine.
+    pub cpu: String,
+    /// The published model, test or thread count.
+    pub subject: String,
+    /// What the ratio is of: `decode speedup`.
+    pub quantity: &'static str,
+    /// The published value of the baseline, in `unit`, where there is one.
+    pub published_baseline: Option<f64>,
+    /// The published value.
+    pub published_value: Option<f64>,
+    /// Unit of both.
+    pub unit: &'static str,
+    /// The published ratio, the larger the better.
+    pub published_ratio: Option<f64>,
+    /// Kernel that was measured here, if any.
+    pub kernel: Option<String>,
+    /// That it was measured on tied layers.
+    pub tied: Option<TiedLayers>,
+    /// What this run has for the baseline; median.
+    pub here_baseline: Option<f64>,
+    /// What it has for the value; median.
+    pub here_value: Option<f64>,
+    /// The ratio here, over the rounds.
+    pub here_ratio: Figure<Spread>,
+    /// By the rule.
+    pub verdict: Verdict,
+}
+
+/// Whether a ratio grows with the size of the model, published and here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trend {
+    /// The published machine.
+    pub cpu: String,
+    /// Kernel that was measured here.
+    pub kernel: String,
+    /// Sizes that both have.
+    pub sizes: usize,
+    /// Kendall's tau of size and published ratio.
+    pub published_tau: f64,
+    /// Kendall's tau of size and ratio here.
+    pub here_tau: f64,
+}
+
+impl Trend {
+    /// What the taus come to.
+    pub fn verdict(&self) -> &'static str {
+        match (self.published_tau >= GROWS, self.here_tau >= GROWS) {
+            (true, true) => "grows with size, as published",
+            (true, false) => "does not grow with size as published",
+            (false, true) => "grows with size, which the published one does not",
+            (false, false) => "does not grow with size, nor does the published one",
+        }
+    }
+}
+
+/// A run held against a published table.
+#[derive(Debug, Clone)]
+pub struct Reproduction {
+    /// The table.
+    pub target: Target,
+    /// The kernel that ratios divide by.
+    pub against: String,
+    /// Every published figure, for each kernel that was measured for it.
+    pub comparisons: Vec<Comparison>,
+    /// How ratios go with size.
+    pub trends: Vec<Trend>,
+}
+
+#[derive(Deserialize)]
+struct SpeedRow {
+    cpu: String,
+    model: String,
+    llama_cpp_f16_tok_s: Option<f64>,
+    bitnet_cpp_tok_s: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct EnergyRow {
+    cpu: String,
+    model: String,
+    llama_cpp_f16_j_per_token: Option<f64>,
+    bitnet_cpp_j_per_token: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct EfficiencyRow {
+    model: String,
+    memory_gb: f64,
+    decode_latency_ms: f64,
+}
+
+#[derive(Deserialize)]
+struct KernelRow {
+    cpu: String,
+    test: String,
+    threads: u32,
+    latest_tok_s: f64,
+}
+
+/// What a run has, for [`reproduction`].
+pub(super) struct Run<'a> {
+    pub(super) rows: &'a [Row],
+    pub(super) rounds: &'a [Vec<Round<'a>>],
+    pub(super) speedups: &'a [Speedup],
+}
+
+/// Holds a run against `target`, ratios against the kernel `against`.
+pub(super) fn reproduction(target: Target, against: &str, run: &Run) -> Reproduction {
+    let comparisons = match target {
+        Target::Speed => rows::<SpeedRow>(SPEED)
+            .flat_map(|row| {
+                let published = [row.llama_cpp_f16_tok_s, row.bitnet_cpp_tok_s];
+                let subject = Subject { cpu: row.cpu, size: row.model, unit: "tokens/s", published };
+                speed(&subject, against, run)
+            })
+            .collect(),
+        Target::Energy => rows::<EnergyRow>(ENERGY)
+            .flat_map(|row| {
+                let published = [row.llama_cpp_f16_j_per_token, row.bitnet_cpp_j_per_token];
+                let subject = Subject { cpu: row.cpu, size: row.model, unit: "J/token", published };
+                energy(&subject, against, run)
+            })
+            .collect(),
+        Target::Efficiency => efficiency(),
+        Target::Kernels => scaling(run),
+    };
+    let trends = if target == Target::Speed { trends(&comparisons) } else { Vec::new() };
+    Reproduction { target, against: against.to_owned(), comparisons, trends }
+}
+
+/// A published row: the baseline's value and the other's.
+struct Subject {
+    cpu: String,
+    size: String,
+    unit: &'static str,
+    published: [Option<f64>; 2],
+}
+
+impl Subject {
+    /// The label of the model that stands for the published size here.
+    fn model(&self) -> &str {
+        // geometries.csv: the charts call the 2.7B model 2.5B.
+        if self.size == "2.5B" { "2.7B" } else { &self.size }
+    }
+
+    fn compare(
+        &self,
+        quantity: &'static str,
+        published_ratio: Option<f64>,
+        kernel: Option<&str>,
+        here: [Option<f64>; 2],
+        ratio: Figure<Spread>,
+    ) -> Comparison {
+        let verdict = verdict(published_ratio, &ratio);
+        Comparison {
+            cpu: self.cpu.clone(),
+            subject: self.size.clone(),
+            quantity,
+            published_baseline: self.published[0],
+            published_value: self.published[1],
+            unit: self.unit,
+            published_ratio,
+            kernel: kernel.map(str::to_owned),
+            tied: None,
+            here_baseline: here[0],
+            here_value: here[1],
+            here_ratio: ratio,
+            verdict,
+        }
+    }
+}
+
+/// The rule.
+fn verdict(published: Option<f64>, here: &Figure<Spread>) -> Verdict {
+    let Some(published) = published else {
+        return Verdict::NotTestable("there is no published ratio".to_owned());
+    };
+    match here.found() {
+        Err(why) => Verdict::NotTestable(why.to_owned()),
+        Ok((here, _)) => {
+            let within = (here.min..=here.max).contains(&published);
+            if within || (here.median / published - 1.0).abs() <= TOLERANCE {
+                Verdict::Reproduced
+            } else if here.median > published {
+                Verdict::Exceeded
+            } else {
+                Verdict::NotReached
+            }
+        }
+    }
+}
+
+/// Ternary cases of a model with the most threads that the run has.
+fn ternary<'a>(model: &str, run: &'a Run) -> Vec<&'a Row> {
+    let threads = run.rows.iter().map(|r| r.case.threads).max();
+    let of = |case: &Case| {
+        case.model == model
+            && Some(case.threads) == threads
+            && bitjoule_kernels::Kernel::by_name(&case.kernel).is_some_and(|k| k.is_ternary())
+    };
+    run.rows.iter().filter(|row| of(&row.case)).collect()
+}
+
+/// The baseline's row that a speedup divides by.
+fn baseline<'a>(speedup: &Speedup, run: &'a Run) -> Option<&'a Row> {
+    run.rows.iter().find(|row| {
+        let (a, b) = (&row.case, &speedup.case);
+        a.kernel == speedup.baseline
+            && Some(&a.isa) == speedup.baseline_isa.as_ref()
+            && (&a.model, a.threads, a.n_prompt, a.n_gen) == (&b.model, b.threads, b.n_prompt, b.n_gen)
+    })
+}
+
+/// One comparison for each ternary case of the subject's model, of a figure of rows and of its ratio.
+fn each_kernel(
+    subject: &Subject,
+    (quantity, published): (&'static str, Option<f64>),
+    against: &str,
+    run: &Run,
+    figure: fn(&Row) -> Option<f64>,
+    ratio: fn(&Speedup) -> Figure<Spread>,
+) -> Vec<Comparison> {
+    let cases = ternary(subject.model(), run);
+    if cases.is_empty() {
+        let why = format!("the suite does not measure {}", subject.model());
+        return vec![subject.compare(quantity, published, None, [None; 2], Figure::unavailable(why))];
+    }
+    cases
+        .into_iter()
+        .map(|row| {
+            let speedup = run.speedups.iter().find(|s| s.case.id == row.case.id && s.baseline == against);
+            let (base, ratio) = match speedup {
+                Some(speedup) => (baseline(speedup, run).and_then(figure), ratio(speedup)),
+                None if !row.usable() => (None, Figure::unavailable(row.status.to_string())),
+                None => (None, Figure::unavailable(format!("the suite measures no {against} of this size"))),
+            };
+            let tied = row.case.tied.clone();
+            let ratio = match &tied {
+                Some(tied) => ratio.described(|by| format!("{by}, {tied} layers")),
+                None => ratio,
+            };
+            let here = [base, figure(row)];
+            Comparison { tied, ..subject.compare(quantity, published, Some(&row.case.kernel), here, ratio) }
+        })
+        .collect()
+}
+
+fn speed(subject: &Subject, against: &str, run: &Run) -> Vec<Comparison> {
+    let [baseline, value] = subject.published;
+    let published = baseline.zip(value).map(|(baseline, value)| value / baseline);
+    let quantity = ("decode speedup", published);
+    each_kernel(
+        subject,
+        quantity,
+        against,
+        run,
+        |row| row.decode_tok_s.map(|s| s.median),
+        |speedup| match speedup.decode {
+            Some(ratio) => Figure::measured(ratio, "monotonic clock"),
+            None => Figure::unavailable(speedup.status.clone()),
+        },
+    )
+}
+
+fn energy(subject: &Subject, against: &str, run: &Run) -> Vec<Comparison> {
+    let [baseline, value] = subject.published;
+    let published = baseline.zip(value).map(|(baseline, value)| baseline / value);
+    let quantity = ("energy of the baseline over energy", published);
+    let joules = |row: &Row| row.energy_j_per_token.value().map(|s| s.median);
+    each_kernel(subject, quantity, against, run, joules, |speedup| {
+        speedup.energy_ratio.clone().map(|ratio| Spread {
+            median: 1.0 / ratio.median,
+            min: 1.0 / ratio.max,
+            max: 1.0 / ratio.min,
+            rounds: ratio.rounds,
+        })
+    })
+}
+
+/// Memory and estimated energy follow from geometries, for 2B4T and the models it is compared with; their
+/// latency would need those models' engines.
+fn efficiency() -> Vec<Comparison> {
+    const BITNET: &str = "BitNet b1.58 2B4T";
+    const CPU: &str = "any (arXiv:2504.12285)";
+    let published: Vec<EfficiencyRow> = rows(EFFICIENCY).collect();
+    let bitnet = published.iter().find(|r| r.model == BITNET).expect("the table has 2B4T");
+    let estimates = arithmetic::published();
+    let geometries = arithmetic::geometries();
+    let weights = |model: &str| {
+        let of = geometries.iter().find(|g| g.model == model).expect("a geometry for each model");
+        of.linear_weights() as f64
+    };
+    let energy = |model: &str| {
+        let of = estimates.iter().find(|e| e.model == model).expect("an estimate for each model");
+        (of.published_j.0, of.pass_j.0)
+    };
+    // Non-embedding weights: log2(3) bits each in 2B4T, 16 in the others.
+    let gigabytes = |model: &str| {
+        let bits = if model == BITNET { 3f64.log2() } else { 16.0 };
+        weights(model) * bits / 8e9
+    };
+    let exactly = |ratio: f64| Spread { median: ratio, min: ratio, max: ratio, rounds: 1 };
+    let modelled = |ratio: f64, by: &str| Figure::Modelled { value: exactly(ratio), by: by.to_owned() };
+    let mut comparisons = Vec::new();
+    for other in published.iter().filter(|r| r.model != BITNET) {
+        let subject = |unit, baseline, value| Subject {
+            cpu: CPU.to_owned(),
+            size: format!("2B4T against {}", other.model),
+            unit,
+            published: [Some(baseline), Some(value)],
+        };
+        let (theirs, ours) = (gigabytes(&other.model), gigabytes(BITNET));
+        comparisons.push(subject("GB", other.memory_gb, bitnet.memory_gb).compare(
+            "memory without embedding",
+            Some(other.memory_gb / bitnet.memory_gb),
+            None,
+            [Some(theirs), Some(ours)],
+            modelled(theirs / ours, "weights of the geometry, 1.58 against 16 bits"),
+        ));
+        comparisons.push(subject("ms", other.decode_latency_ms, bitnet.decode_latency_ms).compare(
+            "decode latency",
+            Some(other.decode_latency_ms / bitnet.decode_latency_ms),
+            None,
+            [None; 2],
+            Figure::unavailable(format!("bitjoule does not run {}", other.model)),
+        ));
+        let ((their_j, their_pass), (our_j, our_pass)) = (energy(&other.model), energy(BITNET));
+        comparisons.push(subject("J", their_j, our_j).compare(
+            "estimated energy",
+            Some(their_j / our_j),
+            None,
+            [Some(their_pass), Some(our_pass)],
+            modelled(their_pass / our_pass, "arithmetic of a pass over 512 tokens at 7 nm"),
+        ));
+    }
+    comparisons
+}
+
+/// Rates with several threads over that with one.
+fn scaling(run: &Run) -> Vec<Comparison> {
+    let published: Vec<KernelRow> = rows(KERNELS).collect();
+    let mut comparisons = Vec::new();
+    for row in published.iter().filter(|row| row.threads > 1) {
+        let one = published.iter().find(|one| (&one.cpu, &one.test, one.threads) == (&row.cpu, &row.test, 1));
+        let one = one.map(|one| one.latest_tok_s);
+        let subject = Subject {
+            cpu: row.cpu.clone(),
+            size: format!("2B4T {}, {} threads over 1", row.test, row.threads),
+            unit: "tokens/s",
+            published: [one, Some(row.latest_tok_s)],
+        };
+        let ratio = one.map(|one| row.latest_tok_s / one);
+        let decode = row.test.starts_with("tg");
+        let cases: Vec<usize> = (0..run.rows.len())
+            .filter(|&i| {
+                let case = &run.rows[i].case;
+                let ternary = bitjoule_kernels::Kernel::by_name(&case.kernel).is_some_and(|k| k.is_ternary());
+                case.model == "2B4T" && case.threads == row.threads && ternary
+            })
+            .collect();
+        if cases.is_empty() {
+            let why = format!("this run has no case with {} threads", row.threads);
+            let none = Figure::unavailable(why);
+            comparisons.push(subject.compare("thread scaling", ratio, None, [None; 2], none));
+        }
+        for i in cases {
+            let case = &run.rows[i].case;
+            let alone = run.rows.iter().position(|r| {
+                r.case.threads == 1
+                    && (&r.case.model, &r.case.kernel, &r.case.isa) == (&case.model, &case.kernel, &case.isa)
+                    && (r.case.n_prompt, r.case.n_gen) == (case.n_prompt, case.n_gen)
+            });
+            let rate = |round: &Round| if decode { round.decode_tok_s } else { round.prefill_tok_s };
+            let ratios = alone.map(|alone| {
+                let pairs = run.rounds[i].iter().filter_map(|r| {
+                    let one = run.rounds[alone].iter().find(|one| one.round == r.round)?;
+                    Some(rate(r)? / rate(one)?)
+                });
+                Spread::of(pairs)
+            });
+            let figure = match ratios.flatten() {
+                Some(ratios) => Figure::measured(ratios, "monotonic clock"),
+                None => Figure::unavailable("no round has both thread counts"),
+            };
+            let median = |i: usize| {
+                let row: &Row = &run.rows[i];
+                (if decode { row.decode_tok_s } else { row.prefill_tok_s }).map(|s| s.median)
+            };
+            let here = [alone.and_then(median), median(i)];
+            comparisons.push(subject.compare("thread scaling", ratio, Some(&case.kernel), here, figure));
+        }
+    }
+    comparisons
+}
+
+/// Of each published machine and kernel, whether the ratio grows with the size of the model.
+fn trends(comparisons: &[Comparison]) -> Vec<Trend> {
+    let mut trends: Vec<Trend> = Vec::new();
+    for first in comparisons {
+        let Some(kernel) = &first.kernel else { continue };
+        if trends.iter().any(|t| (&t.cpu, &t.kernel) == (&first.cpu, kernel)) {
+            continue;
+        }
+        // In the order of the table, which is that of sizes.
+        let pairs: Vec<(f64, f64)> = comparisons
+            .iter()
+            .filter(|c| c.cpu == first.cpu && c.kernel.as_ref() == Some(kernel))
+            .filter_map(|c| Some((c.published_ratio?, c.here_ratio.value()?.median)))
+            .collect();
+        if pairs.len() >= 4 {
+            let (published, here): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
+            trends.push(Trend {
+                cpu: first.cpu.clone(),
+                kernel: kernel.clone(),
+                sizes: here.len(),
+                published_tau: tau(&published),
+                here_tau: tau(&here),
+            });
+        }
+    }
+    trends
+}
+
+/// Kendall's tau of `values` and their order: pairs that ascend less pairs that descend, over all pairs.
+fn tau(values: &[f64]) -> f64 {
+    let mut sum = 0i64;
+    let mut pairs = 0i64;
+    for (i, a) in values.iter().enumerate() {
+        for b in &values[i + 1..] {
+            sum += i64::from(b > a) - i64::from(b < a);
+            pairs += 1;
+        }
+    }
+    sum as f64 / pairs.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spread(min: f64, median: f64, max: f64) -> Figure<Spread> {
+        Figure::measured(Spread { median, min, max, rounds: 3 }, "clock")
+    }
+
+    #[test]
+    fn the_rule_is_the_stated_one() {
+        let of = |published, here| verdict(Some(published), &here);
+        assert_eq!(of(3.0, spread(2.0, 2.4, 3.1)), Verdict::Reproduced); // within the range
+        assert_eq!(of(3.0, spread(3.2, 3.25, 3.3)), Verdict::Reproduced); // 8.3 % above
+        assert_eq!(of(3.0, spread(3.2, 3.4, 3.5)), Verdict::Exceeded);
+        assert_eq!(of(3.0, spread(2.0, 2.5, 2.9)), Verdict::NotReached);
+        let why = |v| match v {
+            Verdict::NotTestable(why) => why,
+            v => panic!("{v}"),
+        };
+        assert_eq!(why(verdict(None, &spread(1.0, 1.0, 1.0))), "there is no published ratio");
+        assert_eq!(why(verdict(Some(1.0), &Figure::unavailable("no energy source"))), "no energy source");
+    }
+
+    #[test]
+    fn every_published_row_is_compared_or_says_why_not() {
+        let nothing = Run { rows: &[], rounds: &[], speedups: &[] };
+        for (target, rows) in [(Target::Speed, 24), (Target::Energy, 6), (Target::Efficiency, 15)] {
+            let all = reproduction(target, "f16", &nothing).comparisons;
+            assert_eq!(all.len(), rows, "{target:?}");
+            for c in all {
+                let here = c.here_ratio.value().is_some();
+                assert_eq!(here, !matches!(c.verdict, Verdict::NotTestable(_)), "{c:?}");
+                assert!(c.published_value.is_some() || c.published_baseline.is_some(), "{c:?}");
+            }
+        }
+        let scaling = reproduction(Target::Kernels, "f16", &nothing).comparisons;
+        assert_eq!(scaling.len(), 22);
+        assert!(scaling.iter().all(|c| c.published_ratio.unwrap() > 1.0));
+    }
+
+    #[test]
+    fn memory_and_estimates_of_2b4t_follow_from_its_geometry() {
+        for c in efficiency() {
+            let close = |published: Option<f64>, here: Option<f64>, by: f64| {
+                (published.unwrap() - here.unwrap()).abs() <= by
+            };
+            match c.quantity {
+                // Published to one decimal; SmolLM2's and MiniCPM's are cut off, not rounded.
+                "memory without embedding" => {
+                    assert!(close(c.published_baseline, c.here_baseline, 0.1), "{c:?}");
+                    assert!(close(c.published_value, c.here_value, 0.05), "{c:?}");
+                    assert_eq!(c.verdict, Verdict::Reproduced, "{c:?}");
+                }
+                "estimated energy" => assert_eq!(c.verdict, Verdict::Reproduced, "{c:?}"),
+                _ => assert!(matches!(c.verdict, Verdict::NotTestable(_))),
+            }
+        }
+    }
+
+    #[test]
+    fn tau_counts_pairs() {
+        assert_eq!(tau(&[1.0, 2.0, 3.0, 4.0]), 1.0);
+        assert_eq!(tau(&[4.0, 3.0, 2.0, 1.0]), -1.0);
+        assert_eq!(tau(&[1.0, 3.0, 2.0]), 1.0 / 3.0);
+        assert_eq!(tau(&[1.0]), 0.0);
+    }
+}
