@@ -164,7 +164,7 @@ pub(super) fn idle(meter: &Meter) -> Event {
 }
 
 /// Work of so long is done with the instruments and without: some readings of the samplers.
-const OVERHEAD_BLOCK: Duration = Duration::from_millis(500);
+const OVERHEAD_BLOCK: Duration = Duration::from_millis(250);
 
 /// The cost of the instruments: the built-in model decodes the same steps with them and without, in turns.
 ///

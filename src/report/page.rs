@@ -114,7 +114,14 @@ pub(super) fn pages(
     environment.add_template("report.html", HTML).map_err(failed)?;
     environment.add_template("report.md", MARKDOWN).map_err(failed)?;
     let render = |name| environment.get_template(name).and_then(|t| t.render(&page)).map_err(failed);
-    Ok(Pages { html: render("report.html")?, markdown: render("report.md")? })
+    Ok(Pages { html: legal(&render("report.html")?), markdown: legal(&render("report.md")?) })
+}
+
+/// A page without the characters that HTML does not allow, which a name in a journal may have.
+fn legal(page: &str) -> String {
+    let allowed =
+        |c: char| matches!(c, '\n' | '\t') || !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}');
+    page.chars().map(|c| if allowed(c) { c } else { ' ' }).collect()
 }
 
 /// The columns of a CSV file that a figure shows, after those that identify a case and before its status.

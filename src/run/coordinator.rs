@@ -37,7 +37,7 @@ const BANDWIDTH_PASSES: u32 = 8;
 const PEAK_PASSES: u32 = 8;
 
 /// Pairs of windows, with the instruments and without, a round.
-const OVERHEAD_PAIRS: u32 = 3;
+const OVERHEAD_PAIRS: u32 = 2;
 
 /// Directory of reference logits within the run directory, while the run is under way.
 const REFERENCE_DIR: &str = ".reference";

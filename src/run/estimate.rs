@@ -13,8 +13,8 @@ const BANDWIDTH_S: f64 = 1.0;
 const PEAK_S: f64 = 0.5;
 /// The same of the idle machine, where there is an energy source.
 const IDLE_S: f64 = 2.0;
-/// The same of the instruments' cost: three pairs of half a second, and finding out how much work that is.
-const OVERHEAD_S: f64 = 4.0;
+/// The same of the instruments' cost: two pairs of quarters of a second, and finding out how much work that is.
+const OVERHEAD_S: f64 = 1.5;
 
 /// Durations seen so far, and a rough model for what was not seen yet.
 #[derive(Debug)]

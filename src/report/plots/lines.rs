@@ -375,9 +375,9 @@ mod tests {
             let ticks = Scale::fit(values, true).ticks(room);
             ticks.into_iter().map(|(_, label)| label).collect::<Vec<_>>()
         };
-        assert_eq!(labels(&[125e6, 7e9], 9), ["200M", "500M", "1B", "2B", "5B"]);
+        assert_eq!(labels(&[125e6, 7e9], 9), ["100M", "200M", "500M", "1B", "2B", "5B"]);
         assert_eq!(labels(&[3.0], 9), ["2", "5"]);
-        assert_eq!(labels(&[0.002, 900.0], 7), ["0.01", "0.1", "1", "10", "100"]);
+        assert_eq!(labels(&[0.002, 900.0], 7), ["0.01", "0.1", "1", "10", "100", "1k"]);
         for values in [&[1e-300, 1e300][..], &[1e-300], &[5e307], &[0.0], &[]] {
             let scale = Scale::fit(values, true);
             let ticks = scale.ticks(7);
