@@ -554,16 +554,18 @@ fn energy(summary: &Summary) -> Chart {
 
 /// The fills that bars of `panels` have, and what they say of their figures.
 fn energy_legend(panels: &[Panel]) -> Vec<(Fill, &'static str)> {
-    let kinds: [(Fill, &str, fn(&Fill) -> bool); 4] = [
-        (Fill::Solid(INK), "measured", |f| matches!(f, Fill::Solid(_))),
-        (Fill::Rising(INK), "simulated", |f| matches!(f, Fill::Rising(_))),
-        (Fill::Falling(INK), "modelled", |f| matches!(f, Fill::Falling(_))),
-        (Fill::Crossed(INK), "assumed", |f| matches!(f, Fill::Crossed(_))),
+    let kinds = [
+        (Fill::Solid(INK), "measured"),
+        (Fill::Rising(INK), "simulated"),
+        (Fill::Falling(INK), "modelled"),
+        (Fill::Crossed(INK), "assumed"),
     ];
     let rows = || panels.iter().flat_map(|p| &p.groups).flat_map(|g| &g.rows);
-    let drawn =
-        |is: fn(&Fill) -> bool| rows().any(|row| matches!(&row.mark, Mark::Bar { fill, .. } if is(fill)));
-    kinds.into_iter().filter(|(_, _, is)| drawn(*is)).map(|(fill, name, _)| (fill, name)).collect()
+    let drawn = |kind: Fill| {
+        let alike = |fill: &Fill| std::mem::discriminant(fill) == std::mem::discriminant(&kind);
+        rows().any(|row| matches!(&row.mark, Mark::Bar { fill, .. } if alike(fill)))
+    };
+    kinds.into_iter().filter(|(kind, _)| drawn(*kind)).collect()
 }
 
 /// A bar that shows by its fill where the figure is from.
