@@ -85,7 +85,7 @@ fn without_a_source_every_table_says_why_and_none_says_zero() {
     let svg = std::fs::read_to_string(work.out().join("plots/energy.svg")).unwrap();
     assert!(svg.contains("Measured: unavailable: no energy source") && svg.contains("modelled: 45 nm"));
     let overhead = table(&work.out(), "overhead.csv");
-    assert_eq!((overhead.len(), overhead[0]["pairs"].as_str()), (1, "3"));
+    assert_eq!((overhead.len(), overhead[0]["pairs"].as_str()), (1, "2"));
 }
 
 #[test]
