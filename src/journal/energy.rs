@@ -1,7 +1,5 @@
 //! Energy in the journal: windows of phases, idle machines, and what measuring itself costs.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::figure::Figure;
@@ -75,9 +73,9 @@ impl EnergyWindow {
         })
     }
 
-    /// Mean time of one execution in it.
-    pub fn execution_time(&self) -> Duration {
-        Duration::from_nanos(self.work_ns) / self.repetitions.max(1)
+    /// Mean time of one execution in it, seconds: not rounded to nanoseconds, which net energy would show.
+    pub fn execution_s(&self) -> f64 {
+        self.work_ns as f64 / 1e9 / f64::from(self.repetitions.max(1))
     }
 }
 
@@ -223,6 +221,8 @@ mod tests {
         };
         // 80 J, of which four executions had three quarters of the time.
         let window = EnergyWindow { wall_ns: 400, work_ns: 300, repetitions: 4, sources: vec![source] };
+        // Repetitions of a few hundred microseconds would lose millionths to a rounded nanosecond each.
+        assert_eq!(EnergyWindow { work_ns: 10, repetitions: 4, ..window.clone() }.execution_s(), 2.5e-9);
         let energy = *sample(Some(window), None).phase_energy().value().unwrap();
         assert_eq!(energy.energy_j, Joules(15.0));
         // 1 J of both domains, and the quarter that was not work.

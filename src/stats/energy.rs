@@ -163,7 +163,7 @@ impl Execution {
         for sample in &samples {
             let Some(window) = sample.window_of_energy() else { return execution };
             execution.window_s += window.wall_ns as f64 / 1e9;
-            execution.time_s += window.execution_time().as_secs_f64();
+            execution.time_s += window.execution_s();
             execution.repetitions = (samples.len() == 1).then_some(f64::from(window.repetitions));
             let read = window.sources.iter().find(|s| s.source == source);
             energies.push(match read {
