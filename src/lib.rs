@@ -13,6 +13,7 @@ pub mod gguf;
 pub mod journal;
 pub mod model;
 pub mod probe;
+pub mod published;
 pub mod report;
 pub mod run;
 pub mod stats;

@@ -210,6 +210,8 @@ fn packed_weights_are_kept_read_and_never_trusted_blindly() {
     let kept = run(&[]);
     let said = |k: &Option<KeptWeights>| matches!(k, Some(KeptWeights::NotWritten(why)) if why.contains("model.gguf.packed"));
     assert!(kept.iter().all(said), "{kept:?}");
+    let rows = table(&work.out(), "summary.csv");
+    assert!(rows.iter().all(|r| r["notes"].contains("packed weights could not be kept")), "{rows:?}");
 
     // A run is not gone on with over another model file.
     *other.last_mut().unwrap() ^= 1;

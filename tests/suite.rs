@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use bitjoule::Error;
+use bitjoule::published::Target;
 use bitjoule::suite::{Model, ModelSource, Suite, Threads, UniqueLayers, Workload};
 use bitjoule::units::Bytes;
 use proptest::prelude::*;
@@ -67,6 +68,18 @@ fn a_suite_is_read_with_its_defaults() {
     assert_eq!(suite.kernels_of(file), ["i2_s"]);
     assert_eq!(suite.thread_counts(8), [1, 8]);
     assert_eq!(suite.thread_counts(1), [1]);
+}
+
+#[test]
+fn every_published_table_has_its_suites_and_they_name_it() {
+    for target in Target::ALL {
+        assert_eq!(Target::by_name(target.name()), Some(target));
+        for quick in [false, true] {
+            let suite = Suite::published(target, quick).unwrap();
+            assert_eq!(suite.reproduces.as_deref(), Some(target.name()));
+            assert_eq!(suite.against.as_deref(), Some("f16"));
+        }
+    }
 }
 
 #[test]

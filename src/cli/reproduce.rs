@@ -1,39 +1,15 @@
 //! `bitjoule reproduce`
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::run::EnergyArgs;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::published::Target;
 use crate::report;
-use crate::run::{RunOptions, resumable, start};
+use crate::run::{RunOptions, new_run_dir, resumable, start};
 use crate::stats;
-use crate::stats::reproduce::Target;
 use crate::suite::{AGAINST, Suite};
-
-/// Every target's suite, whole and quick.
-const SUITES: [(Target, &str, &str); 4] = [
-    (
-        Target::Speed,
-        include_str!("../../suites/published/speed-2410.16144.toml"),
-        include_str!("../../suites/published/speed-2410.16144-quick.toml"),
-    ),
-    (
-        Target::Energy,
-        include_str!("../../suites/published/energy-2410.16144.toml"),
-        include_str!("../../suites/published/energy-2410.16144-quick.toml"),
-    ),
-    (
-        Target::Efficiency,
-        include_str!("../../suites/published/efficiency-2504.12285.toml"),
-        include_str!("../../suites/published/efficiency-2504.12285-quick.toml"),
-    ),
-    (
-        Target::Kernels,
-        include_str!("../../suites/published/kernels-2026-01.toml"),
-        include_str!("../../suites/published/kernels-2026-01-quick.toml"),
-    ),
-];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -43,7 +19,7 @@ pub(super) struct Args {
     /// Fewer sizes, shorter, fewer rounds
     #[arg(long)]
     quick: bool,
-    /// Directory for the results, with a run in it for each table; by default results/reproduce
+    /// Directory for the results, with a run in it for each table; by default results/TIME-reproduce
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// What ratios divide by: f16 (as llama.cpp's, at the memory wall), fp32-naive (a textbook's loop), or
@@ -70,16 +46,11 @@ fn targets(name: &str) -> std::result::Result<Targets, String> {
 impl Args {
     pub(super) fn run(self) -> Result<u8> {
         let (energy, stated) = self.energy.parts()?;
-        let suites: Vec<(Target, Suite)> = self
-            .target
-            .0
-            .iter()
-            .map(|target| Ok((*target, suite(*target, self.quick, self.against.as_deref())?)))
-            .collect::<Result<_>>()?;
-        let out = self.out.unwrap_or_else(|| Path::new("results").join("reproduce"));
-        std::fs::create_dir_all(&out).map_err(|e| Error::io("create", &out, &e))?;
-        let (mut markdown, mut failed) = (String::new(), false);
-        for (target, suite) in suites {
+        let out = new_run_dir(self.out.as_deref(), "reproduce")?;
+        let mut failed = false;
+        for target in self.target.0 {
+            let mut suite = Suite::published(target, self.quick)?;
+            suite.against = self.against.clone().or(suite.against);
             eprintln!("{}: {}", target.name(), suite.description);
             let options = RunOptions {
                 out: Some(out.join(target.name())),
@@ -89,10 +60,9 @@ impl Args {
                 ..RunOptions::default()
             };
             let outcome = start(suite, &options)?;
-            let dir = &outcome.dir;
-            report::write_all(dir, &outcome.records).map_err(|e| resumable(e, dir))?;
+            let dir = outcome.dir.display();
+            report::write_all(&outcome.dir, &outcome.records).map_err(|e| resumable(e, &outcome.dir))?;
             if outcome.interrupted {
-                let dir = dir.display();
                 eprintln!(
                     "interrupted; what was measured is in {dir}. Go on with: bitjoule run --resume {dir}"
                 );
@@ -100,50 +70,12 @@ impl Args {
             }
             let summary = stats::summarize(&outcome.records)?;
             failed |= super::run::any_failed(&summary);
-            let reproduction = summary.reproduction.as_ref().ok_or_else(|| {
-                Error::environment(format!("{}: the suite names no published table", target.name()))
-            })?;
             let mut text = format!("\n{}\n{}", target.name(), super::report::verdict(&summary));
-            for sentence in report::sentences(reproduction) {
+            for sentence in summary.reproduction.iter().flat_map(report::sentences) {
                 let _ = writeln!(text, "- {sentence}");
             }
-            super::print(&text);
-            let _ = writeln!(markdown, "{}", report::reproduction_markdown(reproduction));
+            super::print(&format!("{text}\nTables and plots: {dir}\n"));
         }
-        let path = out.join("reproduction.md");
-        std::fs::write(&path, markdown).map_err(|e| Error::io("write", &path, &e))?;
-        super::print(&format!("\nTables and plots: {}\n", out.display()));
         Ok(u8::from(failed))
-    }
-}
-
-/// The suite of a target.
-fn suite(target: Target, quick: bool, against: Option<&str>) -> Result<Suite> {
-    let (_, whole, short) = SUITES.iter().find(|(t, ..)| *t == target).expect("every target has suites");
-    let text = if quick { short } else { whole };
-    let mut suite = Suite::parse(text, target.name(), Path::new(""))?;
-    if let Some(against) = against {
-        suite.against = Some(against.to_owned());
-    }
-    Ok(suite)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_target_has_its_suites_and_they_name_it() {
-        for target in Target::ALL {
-            for quick in [false, true] {
-                let suite = suite(target, quick, None).unwrap();
-                assert_eq!(suite.reproduces.as_deref(), Some(target.name()));
-                assert_eq!(suite.against.as_deref(), Some("f16"));
-            }
-            assert_eq!(
-                suite(target, true, Some("fp32-naive")).unwrap().against.as_deref(),
-                Some("fp32-naive")
-            );
-        }
     }
 }

@@ -114,7 +114,7 @@ pub struct RunHeader {
 /// A published table and how it is held against the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reproduces {
-    /// Name of the table: [`crate::stats::reproduce::Target::name`].
+    /// Name of the table: [`crate::published::Target::name`].
     pub target: String,
     /// The kernel that ratios divide by.
     pub against: String,

@@ -16,7 +16,7 @@ use crate::journal::Record;
 use crate::stats;
 use plots::Plot;
 
-pub use reproduction::{markdown as reproduction_markdown, sentences};
+pub use reproduction::sentences;
 pub use text::{host_states, overhead, terminal_profile, terminal_summary, verdict};
 
 /// Writes everything that follows from a journal into the directory of its run, and returns the

@@ -49,8 +49,15 @@ fn sentence(reproduction: &Reproduction, first: &Comparison, of: &[&Comparison])
         None => first.quantity.to_owned(),
     };
     if testable == 0 {
-        let Verdict::NotTestable(why) = &first.verdict else { unreachable!("none is testable") };
-        return format!("{by}, against {}: not testable here: {why}.", first.cpu);
+        let mut whys: Vec<String> = Vec::new();
+        for c in of {
+            let why = c.verdict.to_string();
+            if !whys.contains(&why) {
+                whys.push(why);
+            }
+        }
+        let subjects: Vec<&str> = of.iter().map(|c| c.subject.as_str()).collect();
+        return format!("{by}, {} of {}: {}.", subjects.join(", "), first.cpu, whys.join("; "));
     }
     let range = |values: Vec<f64>| {
         let least = values.iter().copied().fold(f64::INFINITY, f64::min);
@@ -75,7 +82,7 @@ fn sentence(reproduction: &Reproduction, first: &Comparison, of: &[&Comparison])
 }
 
 /// `reproduction.md`
-pub fn markdown(reproduction: &Reproduction) -> String {
+pub(super) fn markdown(reproduction: &Reproduction) -> String {
     let target = reproduction.target;
     let mut out = format!("# {}\n\nPublished: {}.\n\n", target.name(), target.source());
     for sentence in sentences(reproduction) {
@@ -157,4 +164,42 @@ pub(super) fn table(reproduction: &Reproduction) -> Result<Vec<u8>> {
         ],
         &rows,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::published::Target;
+
+    #[test]
+    fn what_is_not_testable_names_every_row_and_every_reason_once() {
+        let row = |subject: &str, why: &str| Comparison {
+            cpu: "a laptop".to_owned(),
+            subject: subject.to_owned(),
+            quantity: "decode speedup",
+            published_baseline: None,
+            published_value: Some(1.0),
+            unit: "tokens/s",
+            published_ratio: None,
+            kernel: None,
+            here_baseline: None,
+            here_value: None,
+            here_ratio: Figure::unavailable(why),
+            tied: None,
+            verdict: Verdict::NotTestable(why.to_owned()),
+        };
+        let reproduction = Reproduction {
+            target: Target::Speed,
+            against: "f16".to_owned(),
+            comparisons: vec![row("7B", "too large"), row("13B", "too large"), row("30B", "not published")],
+            trends: Vec::new(),
+        };
+        assert_eq!(
+            sentences(&reproduction),
+            [
+                "decode speedup, 7B, 13B, 30B of a laptop: not testable here: too large; not testable here: not \
+              published."
+            ]
+        );
+    }
 }

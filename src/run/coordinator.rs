@@ -199,7 +199,11 @@ pub fn resume(dir: &Path, energy_root: Option<PathBuf>) -> Result<Outcome> {
         .session(true)
 }
 
-fn new_run_dir(out: Option<&Path>, suite: &str) -> Result<PathBuf> {
+/// Makes a directory for what is measured: `out`, or one under `results/`, named by time and `suite`.
+///
+/// # Errors
+/// If it exists and is not empty, or cannot be made.
+pub fn new_run_dir(out: Option<&Path>, suite: &str) -> Result<PathBuf> {
     if let Some(dir) = out {
         if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, &e))?;

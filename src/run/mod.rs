@@ -7,5 +7,5 @@ mod plan;
 mod tied;
 pub mod worker;
 
-pub use coordinator::{Outcome, RunOptions, resumable, resume, start};
+pub use coordinator::{Outcome, RunOptions, new_run_dir, resumable, resume, start};
 pub use overhead::measure_overhead;

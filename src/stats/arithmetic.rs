@@ -9,6 +9,7 @@ use bitjoule_kernels::Kernel;
 use serde::Deserialize;
 
 use crate::journal::MacCount;
+use crate::published::rows;
 use crate::units::Joules;
 
 /// Energies of one operation, with their source.
@@ -156,12 +157,6 @@ pub fn published() -> Vec<Published> {
             }
         })
         .collect()
-}
-
-/// The rows of a table that ships with bitjoule.
-pub(super) fn rows<T: serde::de::DeserializeOwned>(table: &'static str) -> impl Iterator<Item = T> {
-    let reader = csv::ReaderBuilder::new().comment(Some(b'#')).from_reader(table.as_bytes());
-    reader.into_deserialize().map(|row| row.expect("a table that ships is well-formed"))
 }
 
 #[cfg(test)]

@@ -26,13 +26,14 @@ use crate::journal::{
 };
 use crate::units::Bytes;
 
+use crate::published::Target;
 use energy::Idles;
 pub use energy::{EnergyUse, ModelledEnergy, Part};
 pub use memory::{MemoryUse, PhaseFaults};
 pub use overhead::Overhead;
 pub use profile::Breakdown;
 pub(crate) use profile::{ms_per_token, spans};
-use reproduce::{Reproduction, Target};
+use reproduce::Reproduction;
 pub use rounds::Bandwidths;
 use rounds::{Peaks, Round, rounds_of};
 pub(crate) use rounds::{highest, roofline_tok_s};
@@ -357,6 +358,11 @@ fn row(
     };
     let median = |values: &mut dyn Iterator<Item = f64>| Spread::of(values).map(|s| s.median);
     let mut notes = Vec::new();
+    for round in rounds {
+        if let Work::Load { kept: Some(KeptWeights::NotWritten(why)), .. } = &round.load.work {
+            notes.push(format!("round {}: packed weights could not be kept: {why}", round.round));
+        }
+    }
     if let Some(tied) = &case.tied {
         notes.push(format!(
             "measured on tied layers: the weights of {} are stored, {} are computed",

@@ -11,9 +11,10 @@ use serde::Deserialize;
 
 use crate::figure::Figure;
 use crate::journal::{Case, TiedLayers};
-use crate::stats::arithmetic::{self, rows};
+use crate::published::{Target, rows};
+use crate::stats::arithmetic;
 use crate::stats::rounds::Round;
-use crate::stats::{Row, Speedup, Spread};
+use crate::stats::{BASELINES, Row, Speedup, Spread};
 
 /// How far, relative to it, a published ratio may lie from the median and still be reproduced.
 pub const TOLERANCE: f64 = 0.10;
@@ -25,49 +26,6 @@ const SPEED: &str = include_str!("../../suites/published/speed_2410.16144.csv");
 const ENERGY: &str = include_str!("../../suites/published/energy_2410.16144.csv");
 const EFFICIENCY: &str = include_str!("../../suites/published/efficiency_2504.12285.csv");
 const KERNELS: &str = include_str!("../../suites/published/kernels_2026-01.csv");
-
-/// A published table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// Tokens/s of models from 125M to 100B, f16 against ternary.
-    Speed,
-    /// Joules per token, f16 against ternary.
-    Energy,
-    /// Memory, latency and estimated energy of 2B4T against full-precision models.
-    Efficiency,
-    /// Thread scaling of the parallel kernels on 2B4T.
-    Kernels,
-}
-
-impl Target {
-    /// Every table, in the order in which they were published.
-    pub const ALL: [Target; 4] = [Target::Speed, Target::Energy, Target::Efficiency, Target::Kernels];
-
-    /// Name on the command line and in suites.
-    pub fn name(self) -> &'static str {
-        match self {
-            Target::Speed => "speed-2410.16144",
-            Target::Energy => "energy-2410.16144",
-            Target::Efficiency => "efficiency-2504.12285",
-            Target::Kernels => "kernels-2026-01",
-        }
-    }
-
-    /// The target of that name.
-    pub fn by_name(name: &str) -> Option<Target> {
-        Self::ALL.into_iter().find(|t| t.name() == name)
-    }
-
-    /// Where it was published.
-    pub fn source(self) -> &'static str {
-        match self {
-            Target::Speed => "arXiv:2410.16144 and the charts of the microsoft/BitNet README, October 2024",
-            Target::Energy => "arXiv:2410.16144, energy of a generated token",
-            Target::Efficiency => "arXiv:2504.12285, Table 1",
-            Target::Kernels => "microsoft/BitNet, assets/performance.png, January 2026",
-        }
-    }
-}
 
 /// What a published ratio came to here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -320,7 +278,7 @@ fn each_kernel(
 ) -> Vec<Comparison> {
     let cases = ternary(subject.model(), run);
     if cases.is_empty() {
-        let why = format!("the suite does not measure {}", subject.model());
+        let why = "the suite does not measure this size";
         return vec![subject.compare(quantity, published, None, [None; 2], Figure::unavailable(why))];
     }
     cases
@@ -330,6 +288,11 @@ fn each_kernel(
             let (base, ratio) = match speedup {
                 Some(speedup) => (baseline(speedup, run).and_then(figure), ratio(speedup)),
                 None if !row.usable() => (None, Figure::unavailable(row.status.to_string())),
+                None if !BASELINES.contains(&against) => {
+                    let why = "bitjoule does not run this baseline; divide by its own figures by hand, or take \
+                               --against f16";
+                    (None, Figure::unavailable(why))
+                }
                 None => (None, Figure::unavailable(format!("the suite measures no {against} of this size"))),
             };
             let tied = row.case.tied.clone();

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::published::Target;
 use crate::units::Bytes;
 use crate::{Error, Result};
 
@@ -17,6 +18,30 @@ pub use parse::{AGAINST, BUILTINS, EMBEDDINGS, ISAS, KERNELS, KV_TYPES, synth_si
 
 /// The suite that `bitjoule run` measures without an argument.
 const QUICK: &str = include_str!("../../suites/quick.toml");
+
+/// The suites of the published tables, whole and quick.
+const PUBLISHED: [(Target, &str, &str); 4] = [
+    (
+        Target::Speed,
+        include_str!("../../suites/published/speed-2410.16144.toml"),
+        include_str!("../../suites/published/speed-2410.16144-quick.toml"),
+    ),
+    (
+        Target::Energy,
+        include_str!("../../suites/published/energy-2410.16144.toml"),
+        include_str!("../../suites/published/energy-2410.16144-quick.toml"),
+    ),
+    (
+        Target::Efficiency,
+        include_str!("../../suites/published/efficiency-2504.12285.toml"),
+        include_str!("../../suites/published/efficiency-2504.12285-quick.toml"),
+    ),
+    (
+        Target::Kernels,
+        include_str!("../../suites/published/kernels-2026-01.toml"),
+        include_str!("../../suites/published/kernels-2026-01-quick.toml"),
+    ),
+];
 
 /// A suite file larger than this is not one.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -42,7 +67,7 @@ pub struct Suite {
     /// Memory that the worker of a case may use; none: whatever the machine has.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "exact_bytes")]
     pub memory_limit: Option<Bytes>,
-    /// The published table that the suite reproduces, one of [`crate::stats::reproduce::Target`].
+    /// The published table that the suite reproduces, one of [`crate::published::Target`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reproduces: Option<String>,
     /// The baseline that its ratios divide by, one of [`AGAINST`].
@@ -254,6 +279,16 @@ impl Suite {
     /// None in a released binary: a test parses the file.
     pub fn quick() -> Result<Suite> {
         Suite::parse(QUICK, "suites/quick.toml", Path::new(""))
+    }
+
+    /// The suite that reproduces a published table, or the part of it that takes minutes.
+    ///
+    /// # Errors
+    /// None in a released binary: a test parses the files.
+    pub fn published(target: Target, quick: bool) -> Result<Suite> {
+        let (_, whole, short) =
+            PUBLISHED.iter().find(|(t, ..)| *t == target).expect("every table has suites");
+        Suite::parse(if quick { short } else { whole }, target.name(), Path::new(""))
     }
 
     /// The suite as TOML, everything resolved and every default written out; [`Suite::parse`] reads

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Model, ModelSource, Suite, Threads, UniqueLayers, Workload};
 use crate::model::Geometry;
-use crate::stats::reproduce::Target;
+use crate::published::Target;
 use crate::units::Bytes;
 use crate::{Error, Result};
 

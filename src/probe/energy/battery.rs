@@ -8,7 +8,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::source::{Domain, DomainKind, Quantity, Raw, Reading, Refusal, Source, below, read, read_number};
+use super::source::{
+    Domain, DomainKind, Quantity, Raw, Reading, Refusal, Source, below, read, read_each, read_number,
+};
 use crate::units::Joules;
 
 const FOLDER: &str = "/sys/class/power_supply";
@@ -154,12 +156,9 @@ impl Source for Battery {
 
     fn read(&mut self, _: Duration, only: Option<usize>, readings: &mut Vec<Reading>) {
         let discharging = self.discharging();
-        for (domain, pack) in self.packs.iter_mut().enumerate() {
-            if only.is_none_or(|only| only == domain) {
-                let counts = pack.counts();
-                let raw = discharging.clone().and(counts).map(Raw::Counts);
-                readings.push(Reading { domain, at: None, raw });
-            }
-        }
+        read_each(&mut self.packs, only, readings, |pack| {
+            let counts = pack.counts();
+            discharging.clone().and(counts).map(Raw::Counts)
+        });
     }
 }

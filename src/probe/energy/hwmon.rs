@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::powercap::RAPL_PERIOD;
-use super::source::{Domain, DomainKind, Quantity, Raw, Reading, Refusal, Source, below, read, read_number};
+use super::source::{
+    Domain, DomainKind, Quantity, Raw, Reading, Refusal, Source, below, read, read_each, read_number,
+};
 use crate::units::{Joules, Watts};
 
 const FOLDER: &str = "/sys/class/hwmon";
@@ -232,10 +234,6 @@ impl Source for Hwmon {
     }
 
     fn read(&mut self, _: Duration, only: Option<usize>, readings: &mut Vec<Reading>) {
-        for (domain, sensor) in self.sensors.iter().enumerate() {
-            if only.is_none_or(|only| only == domain) {
-                readings.push(Reading { domain, at: None, raw: sensor.raw() });
-            }
-        }
+        read_each(&self.sensors, only, readings, Sensor::raw);
     }
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::hwmon::{BOARD_INPUTS, UNSTATED};
-use super::source::{Domain, DomainKind, Quantity, Raw, Reading, Refusal, Source, below, read, shown};
+use super::source::{
+    Domain, DomainKind, Quantity, Raw, Reading, Refusal, Source, below, read, read_each, shown,
+};
 use crate::units::Watts;
 
 const FOLDER: &str = "/sys/bus/iio/devices";
@@ -124,10 +126,6 @@ impl Source for Iio {
     }
 
     fn read(&mut self, _: Duration, only: Option<usize>, readings: &mut Vec<Reading>) {
-        for (domain, sensor) in self.sensors.iter().enumerate() {
-            if only.is_none_or(|only| only == domain) {
-                readings.push(Reading { domain, at: None, raw: sensor.raw() });
-            }
-        }
+        read_each(&self.sensors, only, readings, Sensor::raw);
     }
 }

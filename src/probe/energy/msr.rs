@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::powercap::RAPL_PERIOD;
 use super::source::{
-    Domain, DomainKind, NONE_IN_A_VM, Quantity, Raw, Reading, Refusal, Source, below, unreadable,
+    Domain, DomainKind, NONE_IN_A_VM, Quantity, Raw, Reading, Refusal, Source, below, read_each, unreadable,
     virtual_machine,
 };
 use super::topology::{Place, places, socket};
@@ -231,10 +231,6 @@ impl Source for Msr {
     }
 
     fn read(&mut self, _: Duration, only: Option<usize>, readings: &mut Vec<Reading>) {
-        for (domain, register) in self.registers.iter().enumerate() {
-            if only.is_none_or(|only| only == domain) {
-                readings.push(Reading { domain, at: None, raw: register.read().map(Raw::Counts) });
-            }
-        }
+        read_each(&self.registers, only, readings, |register| register.read().map(Raw::Counts));
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use libloading::Library;
 
-use super::source::{Domain, DomainKind, Quantity, Raw, Reading, Refusal, Source};
+use super::source::{Domain, DomainKind, Quantity, Raw, Reading, Refusal, Source, read_each};
 use crate::units::{Joules, Watts};
 
 const LIBRARY: &str = "libnvidia-ml.so.1";
@@ -158,16 +158,11 @@ impl Source for Nvml {
     }
 
     fn read(&mut self, _: Duration, only: Option<usize>, readings: &mut Vec<Reading>) {
-        for (domain, (&gpu, Domain { quantity, .. })) in self.gpus.iter().zip(&self.domains).enumerate() {
-            if only.is_none_or(|only| only == domain) {
-                let raw = match quantity {
-                    Quantity::Counter { .. } => self.energy_mj(gpu).map(Raw::Counts),
-                    Quantity::Power { .. } => {
-                        self.power_mw(gpu).map(|mw| Raw::Power(Watts(f64::from(mw) / 1e3)))
-                    }
-                };
-                readings.push(Reading { domain, at: None, raw });
+        read_each(self.gpus.iter().zip(&self.domains), only, readings, |(&gpu, domain)| {
+            match domain.quantity {
+                Quantity::Counter { .. } => self.energy_mj(gpu).map(Raw::Counts),
+                Quantity::Power { .. } => self.power_mw(gpu).map(|mw| Raw::Power(Watts(f64::from(mw) / 1e3))),
             }
-        }
+        });
     }
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use super::powercap::{RAPL_PERIOD, RAPL_STEP};
 use super::source::{
-    Domain, DomainKind, NONE_IN_A_VM, Quantity, Raw, Reading, Refusal, Source, below, read, read_number,
-    shown, virtual_machine,
+    Domain, DomainKind, NONE_IN_A_VM, Quantity, Raw, Reading, Refusal, Source, below, read, read_each,
+    read_number, shown, virtual_machine,
 };
 use super::topology::{place, places, socket};
 use crate::probe::perf::{self, Event, Scope};
@@ -183,11 +183,7 @@ impl Source for Perf {
     }
 
     fn read(&mut self, _: Duration, only: Option<usize>, readings: &mut Vec<Reading>) {
-        for (domain, counter) in self.counters.iter().enumerate() {
-            if only.is_none_or(|only| only == domain) {
-                readings.push(Reading { domain, at: None, raw: counter.read().map(Raw::Counts) });
-            }
-        }
+        read_each(&self.counters, only, readings, |counter| counter.read().map(Raw::Counts));
     }
 }
 

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::source::{
-    Domain, DomainKind, NONE_IN_A_VM, Quantity, Raw, Reading, Refusal, Source, below, read, read_number,
-    shown, unreadable, virtual_machine,
+    Domain, DomainKind, NONE_IN_A_VM, Quantity, Raw, Reading, Refusal, Source, below, read, read_each,
+    read_number, shown, unreadable, virtual_machine,
 };
 use crate::units::Joules;
 
@@ -187,12 +187,9 @@ impl Source for Powercap {
     }
 
     fn read(&mut self, _: Duration, only: Option<usize>, readings: &mut Vec<Reading>) {
-        for (domain, path) in self.counters.iter().enumerate() {
-            if only.is_none_or(|only| only == domain) {
-                let raw = counts(path).map(Raw::Counts).map_err(|why| refusal(why).to_string());
-                readings.push(Reading { domain, at: None, raw });
-            }
-        }
+        read_each(&self.counters, only, readings, |path| {
+            counts(path).map(Raw::Counts).map_err(|why| refusal(why).to_string())
+        });
     }
 }
 

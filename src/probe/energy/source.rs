@@ -130,6 +130,21 @@ pub trait Source: Send {
     }
 }
 
+/// Reads, now, each of `instruments`, of which there is one for each domain in the same order; or `only` that
+/// of one domain.
+pub(super) fn read_each<T>(
+    instruments: impl IntoIterator<Item = T>,
+    only: Option<usize>,
+    readings: &mut Vec<Reading>,
+    mut read: impl FnMut(T) -> Result<Raw, String>,
+) {
+    for (domain, instrument) in instruments.into_iter().enumerate() {
+        if only.is_none_or(|only| only == domain) {
+            readings.push(Reading { domain, at: None, raw: read(instrument) });
+        }
+    }
+}
+
 /// Why a source cannot be used here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
