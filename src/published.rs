@@ -37,6 +37,16 @@ impl Target {
         Self::ALL.into_iter().find(|t| t.name() == name)
     }
 
+    /// What a reader of the paper asks of a machine.
+    pub fn question(self) -> &'static str {
+        match self {
+            Target::Speed => "Do the published speedups of bitnet.cpp hold on this machine?",
+            Target::Energy => "Do the published energy savings of bitnet.cpp hold on this machine?",
+            Target::Efficiency => "Do the published memory, latency and energy of BitNet b1.58 2B4T hold?",
+            Target::Kernels => "Does the published thread scaling of bitnet.cpp hold on this machine?",
+        }
+    }
+
     /// Where it was published.
     pub fn source(self) -> &'static str {
         match self {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use bitjoule::engine::MemoryParts;
 use bitjoule::figure::Figure;
-use bitjoule::journal::{DomainEnergy, FailureKind, MacCount};
+use bitjoule::journal::{DomainEnergy, FailureKind, MacCount, Record, Reproduces};
 use bitjoule::report::write_all;
 use bitjoule::stats::summarize;
 use bitjoule::units::Bytes;
@@ -86,6 +86,80 @@ fn simulated(j: f64) -> Figure<Vec<DomainEnergy>> {
         Figure::Measured { value, .. } => Figure::Simulated { value, by: "a made-up meter".into() },
         other => other,
     }
+}
+
+/// `journal` as of a suite that reproduces `target`.
+fn reproducing(target: &str, against: &str, mut journal: Journal) -> Report {
+    let Record::Run(header) = &mut journal.records[0] else { panic!("a plan") };
+    header.reproduces = Some(Reproduces { target: target.into(), against: against.into() });
+    Report::of(&journal)
+}
+
+#[test]
+fn the_first_screen_says_whether_a_published_table_holds() {
+    const TARGET: &str = "speed-2410.16144";
+    let of = |times| reproducing(TARGET, "f16", small(&[times], none));
+    let answer = |times| of(times).answer();
+    // Published for 125M and 350M: 2.37 and 3.05 on the Intel, 1.37 and 1.52 on the Apple.
+    assert_eq!(
+        answer(2.6),
+        "In part. Reached or exceeded here: decode speedup, 1 of 2 of Intel i7-13700H (20C 64G) (2.60x here, \
+         2.37-3.05x published); decode speedup, 2 of 2 of Apple M2 Ultra (2.60x here, 1.37-1.52x published)."
+    );
+    assert!(answer(2.8).starts_with("Yes. Reached or exceeded here: decode speedup, 2 of 2 of Intel"));
+    assert!(answer(1.0).starts_with("No. Reached or exceeded here: decode speedup, 0 of 2 of Intel"));
+    let other = reproducing(TARGET, "llama.cpp-f16", small(&[3.0], none));
+    assert_eq!(other.answer(), "Not tested. None of 24 published rows can be tested here.");
+
+    let page = of(2.6);
+    for name in ["report.html", "report.md"] {
+        let text = page.text(name);
+        for needle in [
+            "Do the published speedups of bitnet.cpp hold on this machine? Suite",
+            "arXiv:2410.16144",
+            "against f16: absolute speeds belong to machines",
+            "the suite does not measure this size",
+            "Yes. i2_s decoded 2.60x as fast as f16 on 350M with 2 threads.",
+            "of Apple M2 Ultra",
+            "350M with i2_s decoded 61.3 ",
+            "A token reads 82.5 MB, so 5 tokens",
+        ] {
+            assert!(text.contains(needle), "{name}: {needle}");
+        }
+    }
+    let svg = page.text("plots/published.svg");
+    for needle in
+        ["llama.cpp f16", "bitnet.cpp", "published", "here", "people read: 5-7 tokens/s", "not published"]
+    {
+        assert!(svg.contains(needle), "{needle}");
+    }
+    check_svg(&svg, "published.svg");
+}
+
+#[test]
+fn simulated_energy_is_marked_on_every_page_and_figure_of_a_reproduction() {
+    let cases = ["f16", "i2_s"].map(|kernel| case("700M", kernel, "avx2", 2));
+    let mut journal = Journal::new(1, cases.to_vec());
+    for case in &cases {
+        let energy = simulated(if case.kernel == "f16" { 31.0 } else { 6.2 });
+        journal.visit(case, 1, &Visit { energy, ..Visit::default() });
+    }
+    let page = reproducing("energy-2410.16144", "f16", journal);
+    assert!(page.answer().starts_with("Yes. Reached or exceeded here: energy of the baseline over energy"));
+    let html = page.text("report.html");
+    assert!(html.contains("Energy on this page is simulated, not measured"));
+    for (name, needle) in [
+        ("report.md", "Energy on this page is simulated, not measured"),
+        ("reproduction.md", "(simulated)"),
+        ("reproduction.csv", "simulated: "),
+        ("plots/reproduction.svg", "SIMULATED"),
+        ("plots/published.svg", "SIMULATED"),
+        ("plots/energy.svg", "simulated"),
+    ] {
+        assert!(page.text(name).contains(needle), "{name}: {needle}");
+    }
+    // No bar of it has the colour of a measurement.
+    assert!(page.text("plots/published.svg").contains(", simulated"));
 }
 
 #[test]

@@ -3,7 +3,8 @@
 mod common;
 
 use bitjoule::gguf::{Gguf, I2sLayout};
-use bitjoule::model::{Geometry, WeightType, synth};
+use bitjoule::model::{Geometry, Plan, WeightType, synth};
+use bitjoule_kernels::{Isa, Kernel};
 use common::{bitjoule, stderr};
 
 /// Small, with an embedding that several tasks make.
@@ -49,6 +50,25 @@ fn the_seed_decides_every_byte_and_the_type_no_weight() {
     }
     let [i2_s, f16] = [WeightType::I2S, WeightType::F16].map(|ty| weights(write(ty, 1, 2)));
     assert!(i2_s == f16);
+}
+
+#[test]
+fn rows_that_are_no_whole_blocks_are_refused_in_i2_s_and_kept_in_f16() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    let odd = Geometry { ffn: 320, ..tiny() };
+    let refused = synth(&odd, None, WeightType::I2S, None, 1, &path, false).unwrap_err();
+    assert!(refused.to_string().contains("rows of 320 weights (blk.0.ffn_down.weight)"), "{refused}");
+    assert!(!path.exists());
+
+    assert_eq!(tiny().smallest_type().unwrap(), WeightType::I2S);
+    assert_eq!(odd.smallest_type().unwrap(), WeightType::F16);
+    assert_eq!(Geometry::by_name("3B").unwrap().smallest_type().unwrap(), WeightType::F16);
+    synth(&odd, None, WeightType::F16, None, 1, &path, false).unwrap();
+    let gguf = Gguf::open(&path).unwrap();
+    for kernel in Kernel::ALL {
+        Plan::new(&gguf, kernel, I2sLayout::X86_64).unwrap().load(Isa::SCALAR).unwrap();
+    }
 }
 
 #[test]

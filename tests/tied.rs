@@ -6,6 +6,7 @@ mod synthetic;
 
 use std::path::{Path, PathBuf};
 
+use bitjoule::backend::check;
 use bitjoule::backend::cost::{macs, prefill_cost};
 use bitjoule::backend::native;
 use bitjoule::backend::protocol::{Event, Job, ModelFile};
@@ -107,6 +108,23 @@ fn a_tied_model_is_the_full_one_with_its_layers_repeated() {
             assert!(tied.model().packed_bytes() < full.model().packed_bytes());
         }
     }
+}
+
+#[test]
+fn the_check_of_logits_computes_every_stored_layer_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let tied = Gguf::open(&tied_file(dir.path(), None)).unwrap();
+    // The same weights as a model of so many layers: they depend on the place of a tensor alone.
+    let short = dir.path().join("short.gguf");
+    synth(&Geometry { layers: STORED, ..tiny() }, None, WeightType::I2S, None, 1, &short, true).unwrap();
+    let short = Gguf::open(&short).unwrap();
+    let [mut of_tied, mut of_short] = [&tied, &short].map(|gguf| engine(gguf, Kernel::I2S, 2));
+    let got = check::logits(&mut of_tied, 7).unwrap();
+    assert_eq!(got, check::logits(&mut of_short, 7).unwrap());
+    // What is timed afterwards is all layers again.
+    of_tied.clear();
+    of_short.clear();
+    assert_ne!(of_tied.prefill(&[3, 1]).unwrap(), of_short.prefill(&[3, 1]).unwrap());
 }
 
 #[test]

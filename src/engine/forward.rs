@@ -54,6 +54,8 @@ pub struct Engine {
     team: Team,
     shape: Shape,
     cache: Elements,
+    /// Layers that a pass computes, from the first.
+    layers: usize,
     /// Tokens in the cache.
     position: usize,
     rope: Rope,
@@ -198,6 +200,7 @@ impl Engine {
             buffers,
             rope: Rope::new(config, context),
             cache: Elements::new(kv, shape)?,
+            layers: model.config.layers,
             position: 0,
             shape,
             team: Team::new(threads),
@@ -230,6 +233,16 @@ impl Engine {
     /// Forgets all tokens.
     pub fn clear(&mut self) {
         self.position = 0;
+    }
+
+    /// Computes only the first `layers` of the model's layers from now on; the cache is empty after it.
+    ///
+    /// # Panics
+    /// If the model has fewer.
+    pub fn compute_layers(&mut self, layers: usize) {
+        assert!(layers <= self.model.config.layers, "the model has {} layers", self.model.config.layers);
+        self.layers = layers;
+        self.clear();
     }
 
     /// Where the time of all passes since the last call went, if the engine was made to note it.
@@ -354,7 +367,7 @@ impl Engine {
             locals: &mut self.locals,
         };
         pass.embed(tokens);
-        for layer in 0..self.model.config.layers {
+        for layer in 0..self.layers {
             let range = layer * self.shape.layer_len()..(layer + 1) * self.shape.layer_len();
             match &mut self.cache {
                 Elements::F16(e) => pass.layer(layer, &mut e.elements::<f16>()[range]),

@@ -33,6 +33,11 @@ impl WeightType {
         }
     }
 
+    /// Whether rows of `cols` weights are whole blocks of this type.
+    pub fn fits(self, cols: usize) -> bool {
+        self != WeightType::I2S || cols.is_multiple_of(BLOCK)
+    }
+
     /// Appends whole rows of ternary weights, `trits` x `scale`, to `out`.
     ///
     /// # Errors

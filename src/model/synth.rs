@@ -28,13 +28,13 @@ const TASK_WEIGHTS: usize = 1 << 16;
 const TASKS_IN_FLIGHT: usize = 64;
 
 /// Writes a synthetic model of `geometry` to `path`, its linear layers as `ty`, its embedding (and output
-/// projection) as `embedding`: F16 if none is given, F32 if `ty` is. With `unique_layers` only so many layers are
-/// written, of which every layer of the geometry has the weights of one: see [`Config::unique_layers`]. An
+/// projection) as `embedding`: F16 if none is given, F32 if `ty` is. With `unique_layers` only so many layers
+/// are written, of which every layer of the geometry has the weights of one: see [`Config::unique_layers`]. An
 /// existing file is replaced only if `overwrite`.
 ///
 /// # Errors
-/// If there are not so many layers, the file exists or cannot be written, or the geometry's rows are no whole number of blocks of
-/// `embedding`.
+/// If there are not so many layers, the file exists or cannot be written, or the geometry's rows are no whole
+/// number of blocks of `ty` or `embedding`.
 pub fn synth(
     geometry: &Geometry,
     unique_layers: Option<u32>,
@@ -56,6 +56,12 @@ pub fn synth(
         None if ty == WeightType::F32 => TensorType::F32,
         None => TensorType::F16,
     };
+    if let Some(e) = expected.iter().find(|e| e.role == Role::Linear && !ty.fits(e.cols)) {
+        return Err(Error::input(format!(
+            "geometry {}: rows of {} weights ({}) are no whole number of the 128 that a block of I2_S has; write f16",
+            geometry.model, e.cols, e.name
+        )));
+    }
     let tensors = expected.iter().map(|e| {
         let ty = match e.role {
             Role::Norm => TensorType::F32,
@@ -125,6 +131,17 @@ fn linear_scale(tensor: &Expected) -> f32 {
 }
 
 impl Geometry {
+    /// The smallest type that can hold a synthetic model of this geometry: I2_S, or F16 where rows are no whole
+    /// number of its blocks.
+    ///
+    /// # Errors
+    /// As [`Geometry::config`].
+    pub fn smallest_type(&self) -> Result<WeightType> {
+        let config = self.config(None)?;
+        let mut linear = names::expected(&config).into_iter().filter(|e| e.role == Role::Linear);
+        Ok(if linear.all(|e| WeightType::I2S.fits(e.cols)) { WeightType::I2S } else { WeightType::F16 })
+    }
+
     /// The configuration of a synthetic model of this geometry with so many layers stored; all if no
     /// number is given.
     ///

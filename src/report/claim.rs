@@ -1,12 +1,15 @@
-//! What a report says first: whether ternary inference was faster than f16 here, by how much, and how sure
-//! that is.
+//! What a report says first: whether ternary inference was faster than f16 here, or a published table holds
+//! here, by how much, and how sure that is.
+
+use std::collections::BTreeMap;
 
 use bitjoule_kernels::Kernel;
 use serde::Serialize;
 
-use super::text::{count, host_states, ratio, round_significant, winner};
+use super::text::{count, host_states, range, ratio, round_significant, winner};
 use crate::figure::Figure;
 use crate::journal::Case;
+use crate::stats::reproduce::{Comparison, Reproduction, TOLERANCE, Verdict};
 use crate::stats::{BASELINES, Row, Speedup, Spread, Summary};
 
 /// The baseline of the claim: what a user would otherwise run.
@@ -15,7 +18,9 @@ const F16: &str = BASELINES[1];
 /// The answer and what it rests on.
 #[derive(Debug, Serialize)]
 pub(super) struct Claim {
-    /// `Yes`, `No`, `Not clear` or `Not tested`.
+    /// What is answered.
+    pub(super) question: String,
+    /// `Yes`, `No`, `In part`, `Not clear` or `Not tested`.
     pub(super) answer: &'static str,
     /// The speedup that decides, in a sentence.
     pub(super) headline: String,
@@ -56,6 +61,15 @@ impl Claim {
             (None, None) => ("Not tested", "No ternary kernel has a decode speed in this run.".to_owned()),
         };
         let mut grounds = Vec::new();
+        let (mut question, mut answer, mut headline) =
+            ("Is ternary inference faster than f16 on this machine?", answer, headline);
+        if let Some(reproduction) = &summary.reproduction {
+            let published = Published::of(reproduction);
+            question = reproduction.target.question();
+            grounds.push(("Published", published.source(reproduction)));
+            grounds.push(("Against f16 here", format!("{answer}. {headline}")));
+            (answer, headline) = (published.answer(), published.headline());
+        }
         if let Some((row, speedup, ratio)) = decided {
             grounds.push(("Where", place(row, ratio)));
             grounds.push(("Baseline", baseline(summary, row, speedup)));
@@ -64,8 +78,103 @@ impl Claim {
         grounds.push(("How sure", certainty(summary)));
         grounds.push(("Correct", correctness(summary)));
         grounds.push(("Energy", energy(decided.map(|(row, speedup, _)| (row, speedup)), best)));
-        Claim { answer, headline, grounds }
+        Claim { question: question.to_owned(), answer, headline, grounds }
     }
+}
+
+/// The rows of a published table, each with the kernel that does best here.
+struct Published<'a> {
+    rows: Vec<&'a Comparison>,
+}
+
+impl<'a> Published<'a> {
+    fn of(reproduction: &'a Reproduction) -> Self {
+        let mut rows: Vec<&Comparison> = Vec::new();
+        let ratio = |c: &Comparison| c.here_ratio.value().map_or(0.0, |r| r.median);
+        for c in &reproduction.comparisons {
+            let same = |row: &&mut &Comparison| {
+                (&row.cpu, &row.subject, row.quantity) == (&c.cpu, &c.subject, c.quantity)
+            };
+            match rows.iter_mut().find(same) {
+                Some(row) if ratio(c) > ratio(row) => *row = c,
+                Some(_) => {}
+                None => rows.push(c),
+            }
+        }
+        Published { rows }
+    }
+
+    fn tested(&self) -> Vec<&'a Comparison> {
+        let tested = |c: &&Comparison| !matches!(c.verdict, Verdict::NotTestable(_));
+        self.rows.iter().copied().filter(tested).collect()
+    }
+
+    fn answer(&self) -> &'static str {
+        let tested = self.tested();
+        match tested.iter().filter(|c| holds(c)).count() {
+            _ if tested.is_empty() => "Not tested",
+            0 => "No",
+            n if n == tested.len() => "Yes",
+            _ => "In part",
+        }
+    }
+
+    /// How many ratios hold, of each published machine and quantity.
+    fn headline(&self) -> String {
+        let tested = self.tested();
+        let mut parts: Vec<String> = Vec::new();
+        let mut said: Vec<(&str, &str)> = Vec::new();
+        for first in &tested {
+            let key = (first.quantity, first.cpu.as_str());
+            if said.contains(&key) {
+                continue;
+            }
+            said.push(key);
+            let of: Vec<&&Comparison> =
+                tested.iter().filter(|c| (c.quantity, c.cpu.as_str()) == key).collect();
+            let held = of.iter().filter(|c| holds(c)).count();
+            let here = of.iter().filter_map(|c| Some(c.here_ratio.value()?.median));
+            let published = of.iter().filter_map(|c| c.published_ratio);
+            parts.push(format!(
+                "{}, {held} of {} of {} ({} here, {} published)",
+                first.quantity,
+                of.len(),
+                first.cpu,
+                range(here),
+                range(published)
+            ));
+        }
+        if parts.is_empty() {
+            return format!("None of {} can be tested here.", count(self.rows.len() as u64, "published row"));
+        }
+        format!("Reached or exceeded here: {}.", parts.join("; "))
+    }
+
+    /// Where the table is from, by which rule it is judged, and what cannot be.
+    fn source(&self, reproduction: &Reproduction) -> String {
+        let mut text = format!(
+            "{}. Judged are ratios, of the kernel that does best here, against {}: absolute speeds belong to \
+             machines. A ratio is reached if the published one lies within the range over the rounds or within \
+             {:.0} % of the median.",
+            reproduction.target.source(),
+            reproduction.against,
+            100.0 * TOLERANCE
+        );
+        let mut whys: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for c in &self.rows {
+            if let Verdict::NotTestable(why) = &c.verdict {
+                whys.entry(why).or_default().push(format!("{} of {}", c.subject, c.cpu));
+            }
+        }
+        for (why, rows) in whys {
+            text += &format!(" Not testable: {} ({why}).", rows.join(", "));
+        }
+        text
+    }
+}
+
+fn holds(c: &Comparison) -> bool {
+    matches!(c.verdict, Verdict::Reproduced | Verdict::Exceeded)
 }
 
 /// Whether a case computes what the claim is about: ternary weights without loss. Kernels of other engines
@@ -92,7 +201,8 @@ fn answer(ratio: Spread) -> &'static str {
 }
 
 fn headline(row: &Row, times: Spread) -> String {
-    let (kernel, model, threads) = (&row.case.kernel, &row.case.model, count(row.case.threads, "thread"));
+    let (kernel, model, threads) =
+        (&row.case.kernel, row.case.model_label(), count(row.case.threads, "thread"));
     format!("{kernel} decoded {} as fast as {F16} on {model} with {threads}.", ratio(times))
 }
 

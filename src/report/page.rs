@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::claim::Claim;
 use super::plots::Plot;
+use super::reproduction::sentences;
 use super::tables;
 use super::text::{count, on_one_line, round_significant};
 use crate::error::{Error, Result};
@@ -91,6 +92,7 @@ pub(super) fn pages(
     let page = context! {
         suite => header.suite,
         claim => Claim::of(summary),
+        published => summary.reproduction.as_ref().map(sentences).unwrap_or_default(),
         speedups => speedups(summary),
         figures,
         methods => methods(header, summary, &host),

@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 
 use super::tables::{cell, csv, number};
-use super::text::{ratio, round_significant};
+use super::text::{range, ratio, round_significant};
 use crate::error::Result;
 use crate::figure::Figure;
 use crate::stats::Spread;
-use crate::stats::reproduce::{Comparison, Reproduction, TOLERANCE, Verdict};
+use crate::stats::reproduce::{Comparison, READING_TOK_S, Reading, Reproduction, TOLERANCE, Verdict};
+use crate::units::BytesPerS;
 
 /// What the run says about the published claim, a sentence for each published machine and kernel, and for
 /// each trend.
@@ -38,7 +39,33 @@ pub fn sentences(reproduction: &Reproduction) -> Vec<String> {
             trend.here_tau
         ));
     }
+    sentences.extend(reproduction.reading.as_ref().map(against_reading));
     sentences
+}
+
+/// How far the largest model is from the speed at which people read, and what that would take.
+fn against_reading(reading: &Reading) -> String {
+    let (low, high) = READING_TOK_S;
+    let case = &reading.case;
+    let tok_s = |rate: f64| round_significant(rate, 3);
+    let gb_per_s = |rate: BytesPerS| format!("{} GB/s", round_significant(rate.0 / 1e9, 3));
+    let machine = match reading.stream.found() {
+        Ok((stream, _)) => format!(
+            "; its threads read weights at {} here, which allows {} tokens/s",
+            gb_per_s(*stream),
+            tok_s(stream.0 / reading.bytes_per_token.0 as f64)
+        ),
+        Err(why) => format!("; the rate of this machine is unavailable: {why}"),
+    };
+    format!(
+        "People read {low:.0}-{high:.0} tokens/s. {} with {} decoded {} tokens/s here. A token reads {}, so {low:.0} \
+         tokens/s take {}{machine}.",
+        case.model_label(),
+        case.kernel,
+        tok_s(reading.decode_tok_s),
+        reading.bytes_per_token,
+        gb_per_s(reading.needed()),
+    )
 }
 
 fn sentence(reproduction: &Reproduction, first: &Comparison, of: &[&Comparison]) -> String {
@@ -59,19 +86,14 @@ fn sentence(reproduction: &Reproduction, first: &Comparison, of: &[&Comparison])
         let subjects: Vec<&str> = of.iter().map(|c| c.subject.as_str()).collect();
         return format!("{by}, {} of {}: {}.", subjects.join(", "), first.cpu, whys.join("; "));
     }
-    let range = |values: Vec<f64>| {
-        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = values.iter().copied().fold(0.0, f64::max);
-        format!("{}-{}x", round_significant(least, 3), round_significant(most, 3))
-    };
     let both = || of.iter().filter_map(|c| Some((c.published_ratio?, c.here_ratio.value()?.median)));
     let simulated = of.iter().any(|c| matches!(c.here_ratio, Figure::Simulated { .. }));
     format!(
         "{by}: {}{} here; {} published for {}. Of {} published rows {} reproduced, {} exceeded, {} not reached, {} \
          not testable here.",
-        range(both().map(|(_, here)| here).collect()),
+        range(both().map(|(_, here)| here)),
         if simulated { " (simulated)" } else { "" },
-        range(both().map(|(published, _)| published).collect()),
+        range(both().map(|(published, _)| published)),
         first.cpu,
         of.len(),
         count(|v| *v == Verdict::Reproduced),
@@ -101,9 +123,9 @@ pub(super) fn markdown(reproduction: &Reproduction) -> String {
             let one = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| round_significant(v, 3));
             format!("{} / {} {}", one(a), one(b), c.unit)
         };
-        let here = match (c.here_baseline, c.here_value) {
+        let here = match (c.here_baseline.value(), c.here_value.value()) {
             (None, None) => "-".to_owned(),
-            (a, b) => pair(a, b),
+            (a, b) => pair(a.copied(), b.copied()),
         };
         let tied = c.tied.as_ref().map_or_else(String::new, |tied| format!(" ({tied})"));
         let _ = writeln!(
@@ -154,8 +176,8 @@ pub(super) fn table(reproduction: &Reproduction) -> Result<Vec<u8>> {
             ("published_ratio", |(.., c)| number(c.published_ratio)),
             ("against", |(_, against, _)| (*against).to_owned()),
             ("kernel", |(.., c)| c.kernel.clone().unwrap_or_default()),
-            ("here_baseline", |(.., c)| number(c.here_baseline)),
-            ("here_value", |(.., c)| number(c.here_value)),
+            ("here_baseline", |(.., c)| number(c.here_baseline.value().copied())),
+            ("here_value", |(.., c)| number(c.here_value.value().copied())),
             ("here_ratio", |(.., c)| number(c.here_ratio.value().map(|s| s.median))),
             ("here_ratio_min", |(.., c)| number(c.here_ratio.value().map(|s| s.min))),
             ("here_ratio_max", |(.., c)| number(c.here_ratio.value().map(|s| s.max))),
@@ -182,8 +204,8 @@ mod tests {
             unit: "tokens/s",
             published_ratio: None,
             kernel: None,
-            here_baseline: None,
-            here_value: None,
+            here_baseline: Figure::unavailable(why),
+            here_value: Figure::unavailable(why),
             here_ratio: Figure::unavailable(why),
             tied: None,
             verdict: Verdict::NotTestable(why.to_owned()),
@@ -193,6 +215,7 @@ mod tests {
             against: "f16".to_owned(),
             comparisons: vec![row("7B", "too large"), row("13B", "too large"), row("30B", "not published")],
             trends: Vec::new(),
+            reading: None,
         };
         assert_eq!(
             sentences(&reproduction),

@@ -32,6 +32,17 @@ pub(super) fn ratio(spread: Spread) -> String {
     format!("{median}x ({}-{})", round_significant(spread.min, 3), round_significant(spread.max, 3))
 }
 
+/// Smallest and largest of some ratios.
+pub(super) fn range(ratios: impl Iterator<Item = f64>) -> String {
+    match Spread::of(ratios) {
+        Some(s) => {
+            let [min, max] = [s.min, s.max].map(|ratio| round_significant(ratio, 3));
+            if min == max { format!("{min}x") } else { format!("{min}-{max}x") }
+        }
+        None => "none".to_owned(),
+    }
+}
+
 /// `1 thread`, `2 threads`.
 pub(super) fn count(n: impl Into<u64>, noun: &str) -> String {
     match n.into() {

@@ -188,11 +188,13 @@ fn cached(
     if let Some(unique_layers) = unique_layers {
         let _ = write!(suffix, ".tied{unique_layers}");
     }
-    let path = cache.join(format!("synth-v{SYNTH_VERSION}-{size}-seed{SYNTH_SEED}{suffix}.i2_s.gguf"));
+    let ty = geometry.smallest_type()?;
+    let extension = if ty == WeightType::I2S { "i2_s" } else { "f16" };
+    let path = cache.join(format!("synth-v{SYNTH_VERSION}-{size}-seed{SYNTH_SEED}{suffix}.{extension}.gguf"));
     if !path.exists() {
         std::fs::create_dir_all(cache).map_err(|e| Error::io("create", cache, &e))?;
         progress(&format!("making synthetic model {size}{suffix} in {}", cache.display()));
-        synth(geometry, unique_layers, WeightType::I2S, embedding, SYNTH_SEED, &path, true)?;
+        synth(geometry, unique_layers, ty, embedding, SYNTH_SEED, &path, true)?;
     }
     Ok(path)
 }

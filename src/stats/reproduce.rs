@@ -14,7 +14,8 @@ use crate::journal::{Case, TiedLayers};
 use crate::published::{Target, rows};
 use crate::stats::arithmetic;
 use crate::stats::rounds::Round;
-use crate::stats::{BASELINES, Row, Speedup, Spread};
+use crate::stats::{BASELINES, Row, Speedup, Spread, Status};
+use crate::units::{Bytes, BytesPerS};
 
 /// How far, relative to it, a published ratio may lie from the median and still be reproduced.
 pub const TOLERANCE: f64 = 0.10;
@@ -72,10 +73,10 @@ pub struct Comparison {
     pub kernel: Option<String>,
     /// That it was measured on tied layers.
     pub tied: Option<TiedLayers>,
-    /// What this run has for the baseline; median.
-    pub here_baseline: Option<f64>,
-    /// What it has for the value; median.
-    pub here_value: Option<f64>,
+    /// What this run has for the baseline, in `unit`; median.
+    pub here_baseline: Figure<f64>,
+    /// What it has for the value, in `unit`; median.
+    pub here_value: Figure<f64>,
     /// The ratio here, over the rounds.
     pub here_ratio: Figure<Spread>,
     /// By the rule.
@@ -120,6 +121,51 @@ pub struct Reproduction {
     pub comparisons: Vec<Comparison>,
     /// How ratios go with size.
     pub trends: Vec<Trend>,
+    /// The largest model against the speed at which people read; only for speeds.
+    pub reading: Option<Reading>,
+}
+
+/// Speed at which people read, tokens per second: "5-7 tokens per second" (arXiv:2410.16144).
+pub const READING_TOK_S: (f64, f64) = (5.0, 7.0);
+
+/// What the largest model of a run would need to be as fast as people read.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// The fastest ternary case of that model.
+    pub case: Case,
+    /// What it decoded, tokens per second; median.
+    pub decode_tok_s: f64,
+    /// Bytes that a token reads.
+    pub bytes_per_token: Bytes,
+    /// The rate at which its threads read its weights here; median over the rounds.
+    pub stream: Figure<BytesPerS>,
+}
+
+impl Reading {
+    /// The rate of reading that the lower end of [`READING_TOK_S`] needs.
+    pub fn needed(&self) -> BytesPerS {
+        BytesPerS(self.bytes_per_token.0 as f64 * READING_TOK_S.0)
+    }
+}
+
+fn reading(run: &Run) -> Option<Reading> {
+    let rated = || run.rows.iter().filter(|r| r.usable() && r.decode_tok_s.is_some());
+    let size = |row: &Row| row.parameters.unwrap_or(0.0);
+    let largest = rated().max_by(|a, b| size(a).total_cmp(&size(b)))?;
+    let rate = |row: &Row| row.decode_tok_s.map_or(0.0, |s| s.median);
+    let fastest = ternary(&largest.case.model, run)
+        .into_iter()
+        .filter(|r| r.usable())
+        .max_by(|a, b| rate(a).total_cmp(&rate(b)))?;
+    Some(Reading {
+        case: fastest.case.clone(),
+        decode_tok_s: fastest.decode_tok_s?.median,
+        bytes_per_token: Bytes(fastest.bytes_per_token?.round() as u64),
+        stream: match fastest.stream_bytes_per_s {
+            Some(rate) => Figure::measured(BytesPerS(rate), "reads of the weights"),
+            None => Figure::unavailable("the weights were not read on their own"),
+        },
+    })
 }
 
 #[derive(Deserialize)]
@@ -181,7 +227,8 @@ pub(super) fn reproduction(target: Target, against: &str, run: &Run) -> Reproduc
         Target::Kernels => scaling(run),
     };
     let trends = if target == Target::Speed { trends(&comparisons) } else { Vec::new() };
-    Reproduction { target, against: against.to_owned(), comparisons, trends }
+    let reading = (target == Target::Speed).then(|| reading(run)).flatten();
+    Reproduction { target, against: against.to_owned(), comparisons, trends, reading }
 }
 
 /// A published row: the baseline's value and the other's.
@@ -204,7 +251,7 @@ impl Subject {
         quantity: &'static str,
         published_ratio: Option<f64>,
         kernel: Option<&str>,
-        here: [Option<f64>; 2],
+        [here_baseline, here_value]: [Figure<f64>; 2],
         ratio: Figure<Spread>,
     ) -> Comparison {
         let verdict = verdict(published_ratio, &ratio);
@@ -218,8 +265,8 @@ impl Subject {
             published_ratio,
             kernel: kernel.map(str::to_owned),
             tied: None,
-            here_baseline: here[0],
-            here_value: here[1],
+            here_baseline,
+            here_value,
             here_ratio: ratio,
             verdict,
         }
@@ -273,27 +320,30 @@ fn each_kernel(
     (quantity, published): (&'static str, Option<f64>),
     against: &str,
     run: &Run,
-    figure: fn(&Row) -> Option<f64>,
+    figure: fn(&Row) -> Figure<f64>,
     ratio: fn(&Speedup) -> Figure<Spread>,
 ) -> Vec<Comparison> {
     let cases = ternary(subject.model(), run);
     if cases.is_empty() {
         let why = "the suite does not measure this size";
-        return vec![subject.compare(quantity, published, None, [None; 2], Figure::unavailable(why))];
+        return vec![subject.compare(quantity, published, None, neither(why), Figure::unavailable(why))];
     }
     cases
         .into_iter()
         .map(|row| {
             let speedup = run.speedups.iter().find(|s| s.case.id == row.case.id && s.baseline == against);
+            let without = |why: String| (Figure::unavailable(why.clone()), Figure::unavailable(why));
             let (base, ratio) = match speedup {
-                Some(speedup) => (baseline(speedup, run).and_then(figure), ratio(speedup)),
-                None if !row.usable() => (None, Figure::unavailable(row.status.to_string())),
-                None if !BASELINES.contains(&against) => {
-                    let why = "bitjoule does not run this baseline; divide by its own figures by hand, or take \
-                               --against f16";
-                    (None, Figure::unavailable(why))
+                Some(speedup) => {
+                    let none = || Figure::unavailable("no case of the baseline");
+                    (baseline(speedup, run).map_or_else(none, figure), ratio(speedup))
                 }
-                None => (None, Figure::unavailable(format!("the suite measures no {against} of this size"))),
+                None if !row.usable() => without(row.status.to_string()),
+                None if !BASELINES.contains(&against) => without(
+                    "bitjoule does not run this baseline; divide by its own figures by hand, or take --against f16"
+                        .to_owned(),
+                ),
+                None => without(format!("the suite measures no {against} of this size")),
             };
             let tied = row.case.tied.clone();
             let ratio = match &tied {
@@ -306,6 +356,19 @@ fn each_kernel(
         .collect()
 }
 
+/// Neither a baseline's value nor another.
+fn neither(why: &str) -> [Figure<f64>; 2] {
+    [Figure::unavailable(why), Figure::unavailable(why)]
+}
+
+/// The median of a rate.
+fn median(rate: Option<Spread>, status: &Status) -> Figure<f64> {
+    match rate {
+        Some(rate) => Figure::measured(rate.median, "monotonic clock"),
+        None => Figure::unavailable(status.to_string()),
+    }
+}
+
 fn speed(subject: &Subject, against: &str, run: &Run) -> Vec<Comparison> {
     let [baseline, value] = subject.published;
     let published = baseline.zip(value).map(|(baseline, value)| value / baseline);
@@ -315,7 +378,7 @@ fn speed(subject: &Subject, against: &str, run: &Run) -> Vec<Comparison> {
         quantity,
         against,
         run,
-        |row| row.decode_tok_s.map(|s| s.median),
+        |row| median(row.decode_tok_s, &row.status),
         |speedup| match speedup.decode {
             Some(ratio) => Figure::measured(ratio, "monotonic clock"),
             None => Figure::unavailable(speedup.status.clone()),
@@ -327,7 +390,7 @@ fn energy(subject: &Subject, against: &str, run: &Run) -> Vec<Comparison> {
     let [baseline, value] = subject.published;
     let published = baseline.zip(value).map(|(baseline, value)| baseline / value);
     let quantity = ("energy of the baseline over energy", published);
-    let joules = |row: &Row| row.energy_j_per_token.value().map(|s| s.median);
+    let joules = |row: &Row| row.energy_j_per_token.clone().map(|s| s.median);
     each_kernel(subject, quantity, against, run, joules, |speedup| {
         speedup.energy_ratio.clone().map(|ratio| Spread {
             median: 1.0 / ratio.median,
@@ -338,11 +401,17 @@ fn energy(subject: &Subject, against: &str, run: &Run) -> Vec<Comparison> {
     })
 }
 
+fn modelled<T>(value: T, by: &str) -> Figure<T> {
+    Figure::Modelled { value, by: by.to_owned() }
+}
+
 /// Memory and estimated energy follow from geometries, for 2B4T and the models it is compared with; their
 /// latency would need those models' engines.
 fn efficiency() -> Vec<Comparison> {
     const BITNET: &str = "BitNet b1.58 2B4T";
     const CPU: &str = "any (arXiv:2504.12285)";
+    const WEIGHTS: &str = "weights of the geometry, 1.58 against 16 bits";
+    const PASS: &str = "arithmetic of a pass over 512 tokens at 7 nm";
     let published: Vec<EfficiencyRow> = rows(EFFICIENCY).collect();
     let bitnet = published.iter().find(|r| r.model == BITNET).expect("the table has 2B4T");
     let estimates = arithmetic::published();
@@ -361,7 +430,6 @@ fn efficiency() -> Vec<Comparison> {
         weights(model) * bits / 8e9
     };
     let exactly = |ratio: f64| Spread { median: ratio, min: ratio, max: ratio, rounds: 1 };
-    let modelled = |ratio: f64, by: &str| Figure::Modelled { value: exactly(ratio), by: by.to_owned() };
     let mut comparisons = Vec::new();
     for other in published.iter().filter(|r| r.model != BITNET) {
         let subject = |unit, baseline, value| Subject {
@@ -370,28 +438,29 @@ fn efficiency() -> Vec<Comparison> {
             unit,
             published: [Some(baseline), Some(value)],
         };
+        let not_run = format!("bitjoule does not run {}", other.model);
         let (theirs, ours) = (gigabytes(&other.model), gigabytes(BITNET));
         comparisons.push(subject("GB", other.memory_gb, bitnet.memory_gb).compare(
             "memory without embedding",
             Some(other.memory_gb / bitnet.memory_gb),
             None,
-            [Some(theirs), Some(ours)],
-            modelled(theirs / ours, "weights of the geometry, 1.58 against 16 bits"),
+            [theirs, ours].map(|gigabytes| modelled(gigabytes, WEIGHTS)),
+            modelled(exactly(theirs / ours), WEIGHTS),
         ));
         comparisons.push(subject("ms", other.decode_latency_ms, bitnet.decode_latency_ms).compare(
             "decode latency",
             Some(other.decode_latency_ms / bitnet.decode_latency_ms),
             None,
-            [None; 2],
-            Figure::unavailable(format!("bitjoule does not run {}", other.model)),
+            neither(&not_run),
+            Figure::unavailable(not_run.as_str()),
         ));
         let ((their_j, their_pass), (our_j, our_pass)) = (energy(&other.model), energy(BITNET));
         comparisons.push(subject("J", their_j, our_j).compare(
             "estimated energy",
             Some(their_j / our_j),
             None,
-            [Some(their_pass), Some(our_pass)],
-            modelled(their_pass / our_pass, "arithmetic of a pass over 512 tokens at 7 nm"),
+            [their_pass, our_pass].map(|joules| modelled(joules, PASS)),
+            modelled(exactly(their_pass / our_pass), PASS),
         ));
     }
     comparisons
@@ -421,8 +490,8 @@ fn scaling(run: &Run) -> Vec<Comparison> {
             .collect();
         if cases.is_empty() {
             let why = format!("this run has no case with {} threads", row.threads);
-            let none = Figure::unavailable(why);
-            comparisons.push(subject.compare("thread scaling", ratio, None, [None; 2], none));
+            let none = Figure::unavailable(why.as_str());
+            comparisons.push(subject.compare("thread scaling", ratio, None, neither(&why), none));
         }
         for i in cases {
             let case = &run.rows[i].case;
@@ -443,11 +512,12 @@ fn scaling(run: &Run) -> Vec<Comparison> {
                 Some(ratios) => Figure::measured(ratios, "monotonic clock"),
                 None => Figure::unavailable("no round has both thread counts"),
             };
-            let median = |i: usize| {
+            let rate_of = |i: usize| {
                 let row: &Row = &run.rows[i];
-                (if decode { row.decode_tok_s } else { row.prefill_tok_s }).map(|s| s.median)
+                median(if decode { row.decode_tok_s } else { row.prefill_tok_s }, &row.status)
             };
-            let here = [alone.and_then(median), median(i)];
+            let none = || Figure::unavailable("no case with one thread");
+            let here = [alone.map_or_else(none, rate_of), rate_of(i)];
             comparisons.push(subject.compare("thread scaling", ratio, Some(&case.kernel), here, figure));
         }
     }
@@ -538,14 +608,14 @@ mod tests {
     #[test]
     fn memory_and_estimates_of_2b4t_follow_from_its_geometry() {
         for c in efficiency() {
-            let close = |published: Option<f64>, here: Option<f64>, by: f64| {
-                (published.unwrap() - here.unwrap()).abs() <= by
+            let close = |published: Option<f64>, here: &Figure<f64>, by: f64| {
+                (published.unwrap() - here.value().unwrap()).abs() <= by
             };
             match c.quantity {
                 // Published to one decimal; SmolLM2's and MiniCPM's are cut off, not rounded.
                 "memory without embedding" => {
-                    assert!(close(c.published_baseline, c.here_baseline, 0.1), "{c:?}");
-                    assert!(close(c.published_value, c.here_value, 0.05), "{c:?}");
+                    assert!(close(c.published_baseline, &c.here_baseline, 0.1), "{c:?}");
+                    assert!(close(c.published_value, &c.here_value, 0.05), "{c:?}");
                     assert_eq!(c.verdict, Verdict::Reproduced, "{c:?}");
                 }
                 "estimated energy" => assert_eq!(c.verdict, Verdict::Reproduced, "{c:?}"),

@@ -33,6 +33,8 @@ pub(super) const INK: RGBColor = RGBColor(0x1a, 0x1a, 0x1a);
 pub(super) const SOFT: RGBColor = RGBColor(0x44, 0x44, 0x44);
 pub(super) const GRID: RGBColor = RGBColor(0xd8, 0xd8, 0xd8);
 pub(super) const FAINT: RGBColor = RGBColor(0xee, 0xee, 0xee);
+/// A range of values behind the bars.
+pub(super) const BAND: RGBColor = RGBColor(0xe2, 0xe2, 0xe2);
 /// Fill of the room between a bar and its limit.
 const HOLLOW: RGBColor = RGBColor(0xff, 0xff, 0xff);
 
@@ -47,6 +49,8 @@ pub(super) struct Chart {
     pub(super) may_be_log: bool,
     /// A value marked in every panel, from which bars start on a log axis.
     pub(super) reference: Option<f64>,
+    /// A range of values shaded in every panel that reaches it, and its name in the legend.
+    pub(super) band: Option<(f64, f64, &'static str)>,
     pub(super) legend: Vec<(Fill, &'static str)>,
     pub(super) panels: Vec<Panel>,
     /// What to say where there is no panel.
@@ -144,10 +148,12 @@ impl Chart {
         let width = f64::from(WIDTH);
         let mut scene = Scene::new(WIDTH);
         let mut y = heading(&mut scene, &self.title, &self.subtitle)?;
-        if !self.legend.is_empty() {
+        let band = self.band.iter().map(|(_, _, name)| (Fill::Solid(BAND), *name));
+        let legend: Vec<(Fill, &str)> = self.legend.iter().copied().chain(band).collect();
+        if !legend.is_empty() {
             y += 14.0;
             let mut x = MARGIN;
-            for (fill, label) in &self.legend {
+            for (fill, label) in &legend {
                 let wide = SWATCH + 6.0 + text_width(label, TEXT_SIZE)?;
                 if x + wide > width - MARGIN && x > MARGIN {
                     (x, y) = (MARGIN, y + 18.0);
@@ -202,6 +208,10 @@ impl Chart {
                 panel.groups.iter().map(|g| HEADING + g.rows.len() as f64 * ROW + GROUP_GAP).sum();
             let bottom = top + rows + 2.0;
             if has_values {
+                if let Some((low, high, _)) = self.band {
+                    let (low, high) = (x_of(low), x_of(high));
+                    scene.rect((low, top + 2.0), (high, bottom), (high > low).then_some(BAND), None);
+                }
                 let mut ticks = axis.ticks(7);
                 for room in (2..7).rev() {
                     if fits(&ticks, left, right, axis)? {

@@ -184,7 +184,10 @@ impl Lines {
         let mut shifts = Vec::new();
         for series in &panel.series {
             let shift = if series.look == Look::Bound { 0.0 } else { place };
-            let at: Vec<(f64, f64)> = series.points.iter().map(|p| (x_of(p.x) + shift, y_of(p.y))).collect();
+            let mut at: Vec<(f64, f64)> =
+                series.points.iter().map(|p| (x_of(p.x) + shift, y_of(p.y))).collect();
+            // Points above each other, such as two models of a size, are no slope: the line goes by the first.
+            at.dedup_by(|next, last| next.0 - last.0 < 1.0);
             join(scene, series, &at);
             shifts.push(shift);
             place += if series.look == Look::Bound { 0.0 } else { step };

@@ -150,6 +150,19 @@ pub(super) fn figures(summary: &Summary) -> Result<Vec<Plot>> {
         ];
         let chart = reproduction::reproduction(summary, of);
         figures.insert(0, Plot::bars("reproduction", &chart, ("reproduction.csv", columns))?);
+        if let Some(chart) = reproduction::published(summary, of) {
+            let columns = &[
+                "published_on",
+                "subject",
+                "unit",
+                "published_baseline",
+                "published_value",
+                "kernel",
+                "here_baseline",
+                "here_value",
+            ];
+            figures.insert(1, Plot::bars("published", &chart, ("reproduction.csv", columns))?);
+        }
     }
     let any = |has: fn(&Row) -> bool| summary.rows.iter().any(has);
     if any(|r| r.usable() && r.parameters.is_some()) {
@@ -235,6 +248,7 @@ fn decode(summary: &Summary) -> Chart {
         axis: "tokens/s",
         may_be_log: true,
         reference: None,
+        band: None,
         legend: Vec::new(),
         panels: by_case(summary, |row| {
             let speed = row.decode_tok_s?;
@@ -265,6 +279,7 @@ fn rss(summary: &Summary) -> Chart {
         axis,
         may_be_log: false,
         reference: None,
+        band: None,
         legend: vec![
             (Fill::Solid(ANONYMOUS), "anonymous (heap, packed weights)"),
             (Fill::Solid(FILE_BACKED), "file-backed (mapped model)"),
@@ -352,6 +367,7 @@ fn memory(summary: &Summary) -> Chart {
         axis,
         may_be_log: false,
         reference: None,
+        band: None,
         legend: PARTS.map(|(color, name)| (Fill::Solid(color), name)).to_vec(),
         panels,
         empty: "This run has no cases.",
@@ -369,6 +385,7 @@ fn latency(summary: &Summary) -> Chart {
         axis: "milliseconds per token",
         may_be_log: true,
         reference: None,
+        band: None,
         legend: Vec::new(),
         panels: by_case(summary, |row| {
             let l = row.latency?;
@@ -413,6 +430,7 @@ fn profile(summary: &Summary) -> Chart {
         axis: "milliseconds per token",
         may_be_log: false,
         reference: None,
+        band: None,
         legend: colors.chain([(Fill::Solid(WAITING), "waiting for other threads")]).collect(),
         panels,
         empty: "This run has no cases.",
@@ -484,6 +502,7 @@ fn rooflines(summary: &Summary) -> Chart {
         axis: "% of the roofline",
         may_be_log: false,
         reference: Some(100.0),
+        band: None,
         legend: Vec::new(),
         panels,
         empty: "This run has no cases.",
@@ -546,6 +565,7 @@ fn energy(summary: &Summary) -> Chart {
         axis: "joules per token",
         may_be_log: true,
         reference: None,
+        band: None,
         legend: energy_legend(&panels),
         panels,
         empty: "This run has no cases.",
@@ -616,6 +636,7 @@ fn speedup(summary: &Summary) -> Chart {
         axis: "times as fast",
         may_be_log: true,
         reference: Some(1.0),
+        band: None,
         legend: Vec::new(),
         panels,
         empty: "This run has no baseline kernel, or nothing to compare with one.",

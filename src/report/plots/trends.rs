@@ -8,10 +8,8 @@ use super::{color_of, model_label, rounds, setting};
 use crate::figure::Figure;
 use crate::journal::Case;
 use crate::report::text::{count, ratio, round_significant};
+use crate::stats::reproduce::READING_TOK_S;
 use crate::stats::{Row, Spread, Summary};
-
-/// Speed at which people read, tokens per second, as arXiv:2410.16144 has it.
-const READING: (f64, f64) = (5.0, 7.0);
 
 /// Decode speed of every kernel over the size of the models.
 pub(super) fn size(summary: &Summary) -> Lines {
@@ -52,7 +50,7 @@ pub(super) fn size(summary: &Summary) -> Lines {
         ),
         x: ("parameters", true),
         y: ("decode, tokens/s", true),
-        band: Some((READING.0, READING.1, ["people read", "5-7 tokens/s"])),
+        band: Some((READING_TOK_S.0, READING_TOK_S.1, ["people read", "5-7 tokens/s"])),
         panels: sorted(panels),
         empty: "No case has a speed and a size.",
     }
