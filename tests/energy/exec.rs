@@ -203,25 +203,53 @@ fn statements_of_the_meter() {
     assert!(back.unwrap_err().contains("went back from 5 to 4"));
 }
 
-#[test]
-fn recorded_output_of_powermetrics_becomes_joules() {
+/// The domains that the adapter makes of a file's powermetrics output, whether each counts towards the
+/// total, and the joules that it ends at.
+fn translated(fixture: &str) -> Vec<(String, bool, f64)> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let output = std::process::Command::new("sh")
         .arg(root.join("meters/powermetrics"))
         .arg("--from")
-        .arg(root.join("tests/fixtures/powermetrics.txt"))
+        .arg(root.join("tests/fixtures").join(fixture))
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), 7, "{text}");
-    let opening: Vec<(f64, &str)> = lines.iter().map(|line| (0.0, *line)).collect();
-    let meter = Printed::new(&opening[..6]);
-    let domains: Vec<_> = meter.protocol.domains().iter().map(|d| (d.name.as_str(), d.in_total)).collect();
-    assert_eq!(domains, [("cpu", false), ("package", true)]);
-    // 102.31 ms at 4.241 W, 104.02 ms at 15.059 W, 101.77 ms at 0.03 W.
-    let last: f64 = lines[6].rsplit(' ').next().unwrap().parse().unwrap();
-    assert!((last - (0.10231 * 4.241 + 0.10402 * 15.059 + 0.10177 * 0.03)).abs() < 1e-5, "{last}");
+    let lines: Vec<(f64, &str)> = text.lines().map(|line| (0.0, line)).collect();
+    let meter = Printed::new(&lines);
+    let last = |domain: &str| {
+        let line = lines.iter().rfind(|(_, line)| line.contains(&format!(" {domain} "))).unwrap();
+        line.1.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let domains = meter.protocol.domains();
+    domains.iter().map(|d| (d.name.clone(), d.in_total, last(&d.name))).collect()
+}
+
+#[track_caller]
+fn assert_joules(got: &[(String, bool, f64)], cpu: f64, package: f64) {
+    let named: Vec<_> = got.iter().map(|d| (d.0.as_str(), d.1)).collect();
+    assert_eq!(named, [("cpu", false), ("package", true)]);
+    for (got, want) in got.iter().zip([cpu, package]) {
+        assert!((got.2 - want).abs() < 1e-5, "{got:?} {want}");
+    }
+}
+
+#[test]
+fn recorded_output_of_powermetrics_becomes_joules() {
+    // Interval of each sample, and "Clusters Total Power" and "Package Power" of it, as recorded.
+    let samples = [
+        (1014.21, 194.0, 208.0),
+        (1008.68, 5037.0, 5548.0),
+        (1011.33, 8263.0, 8821.0),
+        (1008.03, 7412.0, 7975.0),
+    ];
+    let joules = |power: fn(&(f64, f64, f64)) -> f64| samples.iter().map(|s| s.0 * power(s) / 1e6).sum();
+    assert_joules(&translated("powermetrics-m1.txt"), joules(|s| s.1), joules(|s| s.2));
+}
+
+#[test]
+fn newer_output_of_powermetrics_becomes_joules() {
+    let package = 0.10231 * 4.241 + 0.10402 * 15.059 + 0.10177 * 0.03;
+    assert_joules(&translated("powermetrics.txt"), 0.10231 * 4.21 + 0.10402 * 15.03, package);
 }
 
 /// The energy of `window` of a command, which `then` may have changed by then.
