@@ -1,7 +1,7 @@
 //! What a report says first: whether ternary inference was faster than f16 here, or a published table holds
 //! here, by how much, and how sure that is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bitjoule_kernels::Kernel;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::text::{count, host_states, range, ratio, round_significant, winner};
 use crate::figure::Figure;
 use crate::journal::Case;
-use crate::stats::reproduce::{Comparison, Reproduction, TOLERANCE, Verdict};
+use crate::stats::reproduce::{Comparison, Reproduction, TOLERANCE, Trend, Verdict};
 use crate::stats::{BASELINES, Row, Speedup, Spread, Summary};
 
 /// The baseline of the claim: what a user would otherwise run.
@@ -68,6 +68,7 @@ impl Claim {
             question = reproduction.target.question();
             grounds.push(("Published", published.source(reproduction)));
             grounds.push(("Against f16 here", format!("{answer}. {headline}")));
+            grounds.extend(growth(&reproduction.trends).map(|text| ("Growth with size", text)));
             (answer, headline) = (published.answer(), published.headline());
         }
         if let Some((row, speedup, ratio)) = decided {
@@ -171,6 +172,38 @@ impl<'a> Published<'a> {
         }
         text
     }
+}
+
+/// Whether speedups grow with the size of the model as published: kernels and machines with one verdict in one
+/// sentence.
+fn growth(trends: &[Trend]) -> Option<String> {
+    let mut verdicts: Vec<&str> = Vec::new();
+    for trend in trends {
+        if !verdicts.contains(&trend.verdict()) {
+            verdicts.push(trend.verdict());
+        }
+    }
+    let sentence = |verdict: &&str| {
+        let of: Vec<&Trend> = trends.iter().filter(|t| t.verdict() == *verdict).collect();
+        let distinct = |name: fn(&Trend) -> &str| {
+            let names: BTreeSet<&str> = of.iter().map(|t| name(t)).collect();
+            names.into_iter().collect::<Vec<_>>().join(", ")
+        };
+        let taus = |tau: fn(&Trend) -> f64| {
+            let taus = of.iter().map(|t| tau(t));
+            let (min, max) = taus.fold((f64::MAX, f64::MIN), |(a, b), tau| (a.min(tau), b.max(tau)));
+            if min == max { format!("{min:.2}") } else { format!("{min:.2} to {max:.2}") }
+        };
+        format!(
+            "The speedup of {} {verdict} on {} (Kendall's tau published {}, here {}).",
+            distinct(|t| &t.kernel),
+            distinct(|t| &t.cpu),
+            taus(|t| t.published_tau),
+            taus(|t| t.here_tau)
+        )
+    };
+    let sentences: Vec<String> = verdicts.iter().map(sentence).collect();
+    (!sentences.is_empty()).then(|| sentences.join(" "))
 }
 
 fn holds(c: &Comparison) -> bool {

@@ -317,7 +317,7 @@ fn instruments(records: &[Record], summary: &Summary) -> Vec<(&'static str, Vec<
         ("Energy", tally(summary.rows.iter().map(|r| r.energy_j_per_token.provenance()), "case")),
         ("Memory", tally(samples().map(|s| s.memory.provenance()), "sample")),
         ("Roofline", tally(summary.rows.iter().map(|r| r.decode_roofline_percent.provenance()), "case")),
-        ("Counters", tally(samples().flat_map(counters), "group of events")),
+        ("Counters", tally(samples().flat_map(counters), "event group")),
         ("Frequency", state(&|s| s.frequency.provenance())),
         ("Temperature", state(&|s| s.temperature_max_c.provenance())),
         ("Steal", state(&|s| s.steal_share.provenance())),
