@@ -136,6 +136,79 @@ fn a_meter_that_dies_takes_its_energy_with_it_and_nothing_else() {
 }
 
 #[test]
+fn the_source_that_was_found_first_is_kept() {
+    let work = small("rounds = 2");
+    let root = work.0.path().join("machine");
+    let monitor = root.join("sys/class/hwmon/hwmon0");
+    std::fs::create_dir_all(&monitor).unwrap();
+    for (file, content) in [("name", "ina219"), ("power1_input", "5000000"), ("update_interval", "1")] {
+        std::fs::write(monitor.join(file), content).unwrap();
+    }
+    let args = ["--energy-root", root.to_str().unwrap()];
+    let mut child = work.command(&args).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let records = || file::read(&work.out()).map(|c| c.records).unwrap_or_default();
+    while !records().iter().any(|r| matches!(r, Record::Idle(_))) && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // A source that would have come before it, and always has energy.
+    let zone = root.join("sys/class/powercap/intel-rapl:0");
+    std::fs::create_dir_all(&zone).unwrap();
+    for (file, content) in
+        [("name", "package-0"), ("max_energy_range_uj", "262143328850"), ("energy_uj", "1")]
+    {
+        std::fs::write(zone.join(file), content).unwrap();
+    }
+    assert!(child.wait().unwrap().success());
+    let records = records();
+    let of_sample = |r: &Record| match r {
+        Record::Sample(s) => s.energy_window.as_ref().map(|w| w.sources.clone()),
+        Record::Idle(i) => Some(i.sources.clone()),
+        _ => None,
+    };
+    let sources: Vec<String> =
+        records.iter().filter_map(of_sample).flatten().map(|source| source.source).collect();
+    assert!(sources.len() >= 2 * 3 + 3 && sources.iter().all(|source| source == "hwmon"), "{sources:?}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn no_meter_outlives_a_run_that_is_killed() {
+    let work = small("rounds = 1");
+    let (meter, pid) = (work.0.path().join("meter.sh"), work.0.path().join("pid"));
+    // It ends of no signal that can be ignored, nor of a pipe that nobody reads.
+    let script = format!(
+        "trap '' TERM PIPE INT HUP\necho $$ >'{}'\ni=0\nwhile [ $i -lt 3000 ]; do i=$((i+1)); \
+         read -r now _ </proc/uptime; echo \"$now watts wall 40.0\"; sleep 0.02; done\n",
+        pid.display()
+    );
+    std::fs::write(&meter, script).unwrap();
+    let energy = format!("exec:sh {}", meter.display());
+    let quiet = std::process::Stdio::null;
+    let mut child = work.command(&["--energy", &energy]).stdout(quiet()).stderr(quiet()).spawn().unwrap();
+    let number = loop {
+        match std::fs::read_to_string(&pid) {
+            Ok(text) if text.ends_with('\n') => break text.trim().to_owned(),
+            _ => assert!(child.try_wait().unwrap().is_none()),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // A killed process that nobody has waited for yet is a zombie.
+    let alive = || {
+        let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    };
+    for _ in 0..1000 {
+        if !alive() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the meter {number} is still there");
+}
+
+#[test]
 fn overhead_is_measured_apart_from_a_run() {
     let run =
         bitjoule().args(["overhead", "--pairs", "2", "--threads", "1", "--energy", "none"]).output().unwrap();

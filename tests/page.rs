@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use bitjoule::engine::MemoryParts;
 use bitjoule::figure::Figure;
-use bitjoule::journal::{DomainEnergy, FailureKind, MacCount, Record, Reproduces};
+use bitjoule::journal::{Case, DomainEnergy, FailureKind, MacCount, Record, Reproduces};
 use bitjoule::report::write_all;
 use bitjoule::stats::summarize;
 use bitjoule::units::Bytes;
@@ -145,7 +145,14 @@ fn simulated_energy_is_marked_on_every_page_and_figure_of_a_reproduction() {
         journal.visit(case, 1, &Visit { energy, ..Visit::default() });
     }
     let page = reproducing("energy-2410.16144", "f16", journal);
-    assert!(page.answer().starts_with("Yes. Reached or exceeded here: energy of the baseline over energy"));
+    let answer = page.answer();
+    assert!(
+        answer.starts_with(
+            "Not measured. By figures that are no measurement of this machine, reached or exceeded: energy of the \
+             baseline over energy (simulated), 1 of 1 of Intel"
+        ),
+        "{answer}"
+    );
     let html = page.text("report.html");
     assert!(html.contains("Energy on this page is simulated, not measured"));
     for (name, needle) in [
@@ -154,12 +161,76 @@ fn simulated_energy_is_marked_on_every_page_and_figure_of_a_reproduction() {
         ("reproduction.csv", "simulated: "),
         ("plots/reproduction.svg", "SIMULATED"),
         ("plots/published.svg", "SIMULATED"),
-        ("plots/energy.svg", "simulated"),
+        ("plots/energy.svg", "Energy of a generated token (simulated)"),
+        ("plots/reproduction.svg", "Published and here (simulated)"),
+        ("plots/published.svg", "Energy of a token, published and here (simulated)"),
     ] {
         assert!(page.text(name).contains(needle), "{name}: {needle}");
     }
     // No bar of it has the colour of a measurement.
     assert!(page.text("plots/published.svg").contains(", simulated"));
+}
+
+#[test]
+fn what_follows_from_geometries_is_no_answer_about_a_machine() {
+    let page = reproducing("efficiency-2504.12285", "f16", small(&[3.0], none));
+    let answer = page.answer();
+    for needle in [
+        "Not measured. By figures that are no measurement of this machine, reached or exceeded: ",
+        "memory without embedding (modelled), 5 of 5 ",
+        "estimated energy (modelled), 5 of 5 ",
+    ] {
+        assert!(answer.contains(needle), "{answer}");
+    }
+    let text = page.text("report.md");
+    for needle in [
+        "Not testable: decode latency, 2B4T against",
+        "a pass over 512 tokens",
+        "(modelled) here; ",
+        "here: Yes",
+    ] {
+        assert!(text.contains(needle) == (needle != "here: Yes"), "{needle}");
+    }
+    // Nothing in this table is divided by f16.
+    assert!(!page.text("reproduction.md").contains("against f16"));
+}
+
+#[test]
+fn thread_scaling_is_that_of_correct_kernels_and_of_the_published_lengths() {
+    let journal = |n: u32, difference: f64| {
+        let cases =
+            [1, 2].map(|threads| Case { n_prompt: n, n_gen: n, ..case("2B4T", "i2_s", "avx2", threads) });
+        let mut journal = Journal::new(1, cases.to_vec());
+        for case in &cases {
+            let latencies_ns = vec![40_000_000 / u64::from(case.threads); n as usize - 1];
+            journal.visit(case, 1, &Visit { latencies_ns, ..Visit::default() });
+            journal.check(case, difference);
+        }
+        reproducing("kernels-2026-01", "f16", journal)
+    };
+    let right = journal(128, 0.0);
+    // The published decode gains 1.85, 1.44 and 1.89 times by the second thread.
+    assert!(right.answer().contains("thread scaling, "), "{}", right.answer());
+    assert!(
+        right.text("reproduction.csv").contains("\"2B4T tg128, 2 threads over 1\",thread scaling,tokens/s")
+    );
+    assert!(!right.text("reproduction.md").contains("against f16"));
+    let wrong = journal(128, 1.0);
+    assert_eq!(wrong.answer(), "Not tested. None of 22 published rows can be tested here.");
+    assert!(wrong.text("reproduction.csv").contains("not testable here: wrong: logits differ"));
+    let short = journal(16, 0.0);
+    assert_eq!(short.answer(), "Not tested. None of 22 published rows can be tested here.");
+    assert!(short.text("reproduction.csv").contains("this run has no tg128 with 2 threads"));
+}
+
+#[test]
+fn names_of_a_journal_stay_text_in_markdown() {
+    let mut journal = small(&[3.0], none);
+    let Record::Run(header) = &mut journal.records[0] else { panic!("a plan") };
+    header.run_id = "`<img src=x>`".into();
+    header.suite = "![](http://nowhere.test/x.png) | `a`".into();
+    let text = Report::of(&journal).text("report.md");
+    assert!(text.contains("run `'<img src=x>'`") && !text.contains("![]("), "{text}");
 }
 
 #[test]
@@ -231,7 +302,9 @@ fn the_page_says_what_was_measured_by_what() {
         assert!(!page.contains("<dirty>") && !page.contains("simulated, not measured"));
     }
     assert!(html.contains(&failing.split('/').nth(2).unwrap().replace('/', "&#x2f;")));
-    for figure in ["decode_tok_s", "speedup", "size", "latency", "rooflines", "scaling", "memory"] {
+    for figure in
+        ["decode_tok_s", "speedup", "size", "speedup_size", "latency", "rooflines", "scaling", "memory"]
+    {
         assert!(html.contains(&format!("<figure id=\"{figure}\">")), "{figure}");
         assert!(markdown.contains(&format!("](plots/{figure}.svg)")), "{figure}");
     }
@@ -329,7 +402,7 @@ fn crowded_figures_have_no_text_over_another() {
     for (name, journal) in [("crowded", crowded()), ("one case", single)] {
         let report = Report::of(&journal);
         check_html(&report.text("report.html"), name);
-        for figure in ["size", "scaling", "memory", "pareto", "speedup", "decode_tok_s"] {
+        for figure in ["size", "speedup_size", "scaling", "memory", "pareto", "speedup", "decode_tok_s"] {
             let path = format!("plots/{figure}.svg");
             if name == "crowded" || report.has(&path) {
                 check_svg(&report.text(&path), &format!("{name}: {figure}"));
@@ -350,7 +423,7 @@ fn new_figures_look_as_they_did() {
     let report = Report::of(&small(&[4.0, 3.0, 5.0], simulated));
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden-svg");
     let update = std::env::var_os("BITJOULE_UPDATE_GOLDEN").is_some();
-    for name in ["size", "scaling", "memory", "pareto"] {
+    for name in ["size", "speedup_size", "scaling", "memory", "pareto"] {
         let drawn = report.text(&format!("plots/{name}.svg"));
         let golden: &Path = &folder.join(format!("{name}.svg"));
         if update {

@@ -384,7 +384,14 @@ fn table(dir: &Path, name: &str) -> Vec<HashMap<String, String>> {
 
 #[test]
 fn a_simulated_powercap_tree_fills_the_energy_columns_and_is_never_measured() {
-    let work = Work::with(&[("\"fp32-naive\", ", ""), ("[1, 2]", "[1]"), ("n_gen = 6", "n_gen = 250")]);
+    // As if it were the published table's smallest model, so that all of the path to its verdict is walked.
+    let work = Work::with(&[
+        ("\"fp32-naive\", ", ""),
+        ("[1, 2]", "[1]"),
+        ("n_gen = 6", "n_gen = 250"),
+        ("rounds = 2", "rounds = 2\nreproduces = \"energy-2410.16144\""),
+        ("builtin = \"tiny-bitnet-b1.58\"", "builtin = \"tiny-bitnet-b1.58\"\nname = \"700M\""),
+    ]);
     let root = work.0.path().join("root");
     let tree = root.join("sys/class/powercap");
     for (zone, name) in [("intel-rapl:0", "package-0"), ("intel-rapl:1", "package-1")] {
@@ -450,6 +457,28 @@ fn a_simulated_powercap_tree_fills_the_energy_columns_and_is_never_measured() {
             row["energy_provenance"].starts_with("unavailable"),
             "{row:?}"
         );
+    }
+    let rows = table(&work.out(), "reproduction.csv");
+    let of_size = |size: &str| rows.iter().filter(|row| row["subject"] == size).collect::<Vec<_>>();
+    assert_eq!(of_size("700M").len(), 2, "one published row for each of two machines: {rows:?}");
+    for row in of_size("700M") {
+        assert!(row["here_ratio"].parse::<f64>().unwrap() > 0.0, "{row:?}");
+        assert!(row["here_provenance"].starts_with("simulated: "), "{row:?}");
+        assert!(["reproduced", "exceeded", "not reached"].contains(&row["verdict"].as_str()), "{row:?}");
+    }
+    for row in of_size("70B") {
+        assert!(row["verdict"].starts_with("not testable here"), "{row:?}");
+    }
+    for (name, needle) in [
+        ("report.html", "Energy on this page is simulated, not measured"),
+        ("report.md", "Energy on this page is simulated, not measured"),
+        ("reproduction.md", "(simulated)"),
+        ("plots/reproduction.svg", "SIMULATED"),
+        ("plots/published.svg", "SIMULATED"),
+        ("plots/energy.svg", "simulated"),
+    ] {
+        let text = std::fs::read_to_string(work.out().join(name)).unwrap();
+        assert!(text.contains(needle), "{name}: {needle}");
     }
 }
 

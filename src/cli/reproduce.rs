@@ -1,10 +1,12 @@
 //! `bitjoule reproduce`
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::run::EnergyArgs;
 use crate::error::Result;
+use crate::journal::StatedEnergy;
+use crate::probe::energy::EnergyChoice;
 use crate::published::Target;
 use crate::report;
 use crate::run::{RunOptions, new_run_dir, resumable, start};
@@ -22,9 +24,9 @@ pub(super) struct Args {
     /// Directory for the results, with a run in it for each table; by default results/TIME-reproduce
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// What ratios divide by: f16 (as llama.cpp's, at the memory wall), fp32-naive (a textbook's loop), or
-    /// llama.cpp-f16 (which bitjoule does not run: every row then says so)
-    #[arg(long, value_name = "BASELINE", value_parser = AGAINST.to_vec())]
+    /// What ratios divide by: f16 (as llama.cpp's, at the memory wall), fp32-naive or naive (a textbook's loop,
+    /// measured of the smaller sizes only), or llama.cpp-f16 (which bitjoule does not run: every row then says so)
+    #[arg(long, value_name = "BASELINE", value_parser = baseline)]
     against: Option<String>,
     #[command(flatten)]
     energy: EnergyArgs,
@@ -43,39 +45,71 @@ fn targets(name: &str) -> std::result::Result<Targets, String> {
     })
 }
 
+/// One of [`AGAINST`]; `naive` is short for `fp32-naive`.
+fn baseline(name: &str) -> std::result::Result<String, String> {
+    match name {
+        "naive" => Ok("fp32-naive".to_owned()),
+        name if AGAINST.contains(&name) => Ok(name.to_owned()),
+        _ => Err(format!("there is no such baseline; there are {}", AGAINST.join(", "))),
+    }
+}
+
 impl Args {
     pub(super) fn run(self) -> Result<u8> {
         let (energy, stated) = self.energy.parts()?;
         let out = new_run_dir(self.out.as_deref(), "reproduce")?;
         let mut failed = false;
-        for target in self.target.0 {
-            let mut suite = Suite::published(target, self.quick)?;
-            suite.against = self.against.clone().or(suite.against);
-            eprintln!("{}: {}", target.name(), suite.description);
-            let options = RunOptions {
-                out: Some(out.join(target.name())),
-                energy: energy.clone(),
-                energy_root: self.energy.root(),
-                stated: stated.clone(),
-                ..RunOptions::default()
-            };
-            let outcome = start(suite, &options)?;
-            let dir = outcome.dir.display();
-            report::write_all(&outcome.dir, &outcome.records).map_err(|e| resumable(e, &outcome.dir))?;
-            if outcome.interrupted {
-                eprintln!(
-                    "interrupted; what was measured is in {dir}. Go on with: bitjoule run --resume {dir}"
-                );
-                return Ok(super::run::INTERRUPTED);
+        let several = self.target.0.len() > 1;
+        let mut refused = None;
+        for target in &self.target.0 {
+            match self.reproduce(*target, &out.join(target.name()), &energy, &stated) {
+                Ok(Some(cases_failed)) => failed |= cases_failed,
+                Ok(None) => return Ok(super::run::INTERRUPTED),
+                // What one table lacks, the next may not need.
+                Err(e) if several => {
+                    eprintln!("{}: {e}", target.name());
+                    refused.get_or_insert(e);
+                }
+                Err(e) => return Err(e),
             }
-            let summary = stats::summarize(&outcome.records)?;
-            failed |= super::run::any_failed(&summary);
-            let mut text = format!("\n{}\n{}", target.name(), super::report::verdict(&summary));
-            for sentence in summary.reproduction.iter().flat_map(report::sentences) {
-                let _ = writeln!(text, "- {sentence}");
-            }
-            super::print(&format!("{text}\nTables and plots: {dir}\n"));
+        }
+        if let Some(e) = refused {
+            return Err(e);
         }
         Ok(u8::from(failed))
+    }
+
+    /// Whether any case failed; `None` if the run was interrupted.
+    fn reproduce(
+        &self,
+        target: Target,
+        out: &Path,
+        energy: &EnergyChoice,
+        stated: &StatedEnergy,
+    ) -> Result<Option<bool>> {
+        let mut suite = Suite::published(target, self.quick)?;
+        suite.against = self.against.clone().or(suite.against);
+        eprintln!("{}: {}", target.name(), suite.description);
+        let options = RunOptions {
+            out: Some(out.to_owned()),
+            energy: energy.clone(),
+            energy_root: self.energy.root(),
+            stated: stated.clone(),
+            ..RunOptions::default()
+        };
+        let outcome = start(suite, &options)?;
+        let dir = outcome.dir.display();
+        report::write_all(&outcome.dir, &outcome.records).map_err(|e| resumable(e, &outcome.dir))?;
+        if outcome.interrupted {
+            eprintln!("interrupted; what was measured is in {dir}. Go on with: bitjoule run --resume {dir}");
+            return Ok(None);
+        }
+        let summary = stats::summarize(&outcome.records)?;
+        let mut text = format!("\n{}\n{}", target.name(), super::report::verdict(&summary));
+        for sentence in summary.reproduction.iter().flat_map(report::sentences) {
+            let _ = writeln!(text, "- {sentence}");
+        }
+        super::print(&format!("{text}\nTables and plots: {dir}\n"));
+        Ok(Some(super::run::any_failed(&summary)))
     }
 }

@@ -60,6 +60,9 @@ impl EnergyWindow {
     /// of the executions / their number. What the rest of the window took is part of the uncertainty, for its
     /// power was another.
     pub fn execution(&self, source: &SourceEnergy) -> Figure<Energy> {
+        if self.work_ns == 0 && source.total().value().is_some() {
+            return Figure::unavailable("nothing was executed within the energy window");
+        }
         let share = match self.wall_ns {
             0 => 1.0,
             wall_ns => self.work_ns.min(wall_ns) as f64 / wall_ns as f64,

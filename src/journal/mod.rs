@@ -31,13 +31,17 @@ pub use energy::{
 ///
 /// 2: [`Record::Peak`], [`PrefillCost`], [`Case::embedding`]. A run is gone on with in the schema it was started in.
 /// 3: [`FailureKind::MemoryLimit`], [`EnergyWindow`], [`Record::Idle`], [`Record::Overhead`].
-pub const SCHEMA: u32 = 3;
+/// 4: no new record, but another order of cases within a round.
+pub const SCHEMA: u32 = 4;
 
 /// The first schema with [`Record::Peak`].
 pub const PEAK_SCHEMA: u32 = 2;
 
 /// The first schema with [`Record::Idle`] and [`Record::Overhead`].
 pub const ENERGY_SCHEMA: u32 = 3;
+
+/// The first schema whose rounds visit cases that are compared one behind the other.
+pub const BLOCK_SCHEMA: u32 = 4;
 
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitjoule_kernels::Kernel;
 use serde::Serialize;
 
+use super::reproduction::mark_of;
 use super::text::{count, host_states, range, ratio, round_significant, winner};
 use crate::figure::Figure;
 use crate::journal::Case;
+use crate::published::Target;
 use crate::stats::reproduce::{Comparison, Reproduction, TOLERANCE, Trend, Verdict};
 use crate::stats::{BASELINES, Row, Speedup, Spread, Summary};
 
@@ -20,7 +22,7 @@ const F16: &str = BASELINES[1];
 pub(super) struct Claim {
     /// What is answered.
     pub(super) question: String,
-    /// `Yes`, `No`, `In part`, `Not clear` or `Not tested`.
+    /// `Yes`, `No`, `In part`, `Not clear`, `Not measured` or `Not tested`.
     pub(super) answer: &'static str,
     /// The speedup that decides, in a sentence.
     pub(super) headline: String,
@@ -110,12 +112,15 @@ impl<'a> Published<'a> {
         self.rows.iter().copied().filter(tested).collect()
     }
 
+    /// Only measurements answer.
     fn answer(&self) -> &'static str {
         let tested = self.tested();
-        match tested.iter().filter(|c| holds(c)).count() {
+        let measured = || tested.iter().filter(|c| is_measured(c));
+        match measured().filter(|c| holds(c)).count() {
             _ if tested.is_empty() => "Not tested",
+            _ if measured().count() == 0 => "Not measured",
             0 => "No",
-            n if n == tested.len() => "Yes",
+            n if n == measured().count() => "Yes",
             _ => "In part",
         }
     }
@@ -124,21 +129,26 @@ impl<'a> Published<'a> {
     fn headline(&self) -> String {
         let tested = self.tested();
         let mut parts: Vec<String> = Vec::new();
-        let mut said: Vec<(&str, &str)> = Vec::new();
+        let mut said: Vec<(&str, &str, &str)> = Vec::new();
         for first in &tested {
-            let key = (first.quantity, first.cpu.as_str());
+            let key_of = |c: &Comparison| (c.quantity, c.cpu.clone(), mark_of(&c.here_ratio));
+            let key = (first.quantity, first.cpu.as_str(), mark_of(&first.here_ratio));
             if said.contains(&key) {
                 continue;
             }
             said.push(key);
-            let of: Vec<&&Comparison> =
-                tested.iter().filter(|c| (c.quantity, c.cpu.as_str()) == key).collect();
+            let of: Vec<&&Comparison> = tested.iter().filter(|c| key_of(c) == key_of(first)).collect();
             let held = of.iter().filter(|c| holds(c)).count();
             let here = of.iter().filter_map(|c| Some(c.here_ratio.value()?.median));
             let published = of.iter().filter_map(|c| c.published_ratio);
+            let tied = match of.iter().filter(|c| c.tied.is_some()).count() {
+                0 => String::new(),
+                n => format!(", {n} of them on tied layers"),
+            };
             parts.push(format!(
-                "{}, {held} of {} of {} ({} here, {} published)",
+                "{}{}, {held} of {} of {} ({} here, {} published{tied})",
                 first.quantity,
+                mark_of(&first.here_ratio),
                 of.len(),
                 first.cpu,
                 range(here),
@@ -148,23 +158,35 @@ impl<'a> Published<'a> {
         if parts.is_empty() {
             return format!("None of {} can be tested here.", count(self.rows.len() as u64, "published row"));
         }
-        format!("Reached or exceeded here: {}.", parts.join("; "))
+        let by = match tested.iter().any(|c| is_measured(c)) {
+            true => "Reached or exceeded here",
+            false => "By figures that are no measurement of this machine, reached or exceeded",
+        };
+        format!("{by}: {}.", parts.join("; "))
     }
 
     /// Where the table is from, by which rule it is judged, and what cannot be.
     fn source(&self, reproduction: &Reproduction) -> String {
         let mut text = format!(
-            "{}. Judged are ratios, of the kernel that does best here, against {}: absolute speeds belong to \
+            "{}. Judged are ratios, of the kernel that does best here{}: absolute speeds belong to \
              machines. A ratio is reached if the published one lies within the range over the rounds or within \
              {:.0} % of the median.",
             reproduction.target.source(),
-            reproduction.against,
+            reproduction.against.as_ref().map_or_else(String::new, |against| format!(", against {against}")),
             100.0 * TOLERANCE
         );
+        if reproduction.target == Target::Efficiency {
+            text += " The published energy is that of a pass over 512 tokens, and is compared as that.";
+        }
+        let quantities: BTreeSet<&str> = self.rows.iter().map(|c| c.quantity).collect();
         let mut whys: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for c in &self.rows {
             if let Verdict::NotTestable(why) = &c.verdict {
-                whys.entry(why).or_default().push(format!("{} of {}", c.subject, c.cpu));
+                let quantity = match quantities.len() {
+                    1 => String::new(),
+                    _ => format!("{}, ", c.quantity),
+                };
+                whys.entry(why).or_default().push(format!("{quantity}{} of {}", c.subject, c.cpu));
             }
         }
         for (why, rows) in whys {
@@ -174,36 +196,44 @@ impl<'a> Published<'a> {
     }
 }
 
-/// Whether speedups grow with the size of the model as published: kernels and machines with one verdict in one
-/// sentence.
+/// Whether speedups grow with the size of the model as published: kernels of one verdict on one published
+/// machine in one sentence.
 fn growth(trends: &[Trend]) -> Option<String> {
-    let mut verdicts: Vec<&str> = Vec::new();
+    let key = |trend: &Trend| (trend.verdict(), trend.cpu.clone());
+    let mut keys = Vec::new();
     for trend in trends {
-        if !verdicts.contains(&trend.verdict()) {
-            verdicts.push(trend.verdict());
+        if !keys.contains(&key(trend)) {
+            keys.push(key(trend));
         }
     }
-    let sentence = |verdict: &&str| {
-        let of: Vec<&Trend> = trends.iter().filter(|t| t.verdict() == *verdict).collect();
-        let distinct = |name: fn(&Trend) -> &str| {
-            let names: BTreeSet<&str> = of.iter().map(|t| name(t)).collect();
-            names.into_iter().collect::<Vec<_>>().join(", ")
-        };
+    let sentence = |of_key: &(&str, String)| {
+        let of: Vec<&Trend> = trends.iter().filter(|t| key(t) == *of_key).collect();
+        let kernels: Vec<&str> = of.iter().map(|t| t.kernel.as_str()).collect();
         let taus = |tau: fn(&Trend) -> f64| {
             let taus = of.iter().map(|t| tau(t));
             let (min, max) = taus.fold((f64::MAX, f64::MIN), |(a, b), tau| (a.min(tau), b.max(tau)));
             if min == max { format!("{min:.2}") } else { format!("{min:.2} to {max:.2}") }
         };
+        let tied = match of[0].tied {
+            0 => String::new(),
+            n => format!(", {n} of them tied"),
+        };
         format!(
-            "The speedup of {} {verdict} on {} (Kendall's tau published {}, here {}).",
-            distinct(|t| &t.kernel),
-            distinct(|t| &t.cpu),
+            "The speedup of {} {} on {} ({} sizes{tied}; Kendall's tau published {}, here {}).",
+            kernels.join(", "),
+            of_key.0,
+            of_key.1,
+            of[0].sizes,
             taus(|t| t.published_tau),
             taus(|t| t.here_tau)
         )
     };
-    let sentences: Vec<String> = verdicts.iter().map(sentence).collect();
+    let sentences: Vec<String> = keys.iter().map(sentence).collect();
     (!sentences.is_empty()).then(|| sentences.join(" "))
+}
+
+fn is_measured(c: &Comparison) -> bool {
+    matches!(c.here_ratio, Figure::Measured { .. })
 }
 
 fn holds(c: &Comparison) -> bool {
@@ -245,7 +275,8 @@ fn place(row: &Row, times: Spread) -> String {
         n => format!("Median of the ratios of {n} rounds; in brackets the smallest and the largest."),
     };
     format!(
-        "The heaviest model and the most threads of this run, prompt of {}, {} generated. {rounds}",
+        "The heaviest model, with the most threads, that this run has figures of; prompt of {}, {} generated. \
+         {rounds}",
         row.case.n_prompt,
         count(row.case.n_gen, "token")
     )
@@ -361,5 +392,37 @@ fn energy(decided: Option<(&Row, &Speedup)>, best: Option<&Row>) -> String {
         Some(Figure::Unavailable { why }) => format!("Unavailable: {why}."),
         Some(figure) => format!("No ratio; of the kernel alone {}.", figure.provenance()),
         None => "Unavailable: no ternary kernel was measured.".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_is_said_of_each_machine_with_its_kernels() {
+        let trend = |cpu: &str, kernel: &str, here_tau| Trend {
+            cpu: cpu.to_owned(),
+            kernel: kernel.to_owned(),
+            sizes: 9,
+            tied: 2,
+            published_tau: 0.9,
+            here_tau,
+        };
+        let trends = [
+            trend("a laptop", "i2_s", 0.7),
+            trend("a laptop", "tl2", 0.2),
+            trend("a desktop", "i2_s", 0.5),
+            trend("a desktop", "tl2", 0.1),
+        ];
+        assert_eq!(
+            growth(&trends).unwrap(),
+            "The speedup of i2_s grows with size, as published on a laptop (9 sizes, 2 of them tied; Kendall's tau \
+             published 0.90, here 0.70). The speedup of tl2 does not grow with size as published on a laptop (9 \
+             sizes, 2 of them tied; Kendall's tau published 0.90, here 0.20). The speedup of i2_s, tl2 does not grow \
+             with size as published on a desktop (9 sizes, 2 of them tied; Kendall's tau published 0.90, here 0.10 \
+             to 0.50)."
+        );
+        assert_eq!(growth(&[]), None);
     }
 }

@@ -36,9 +36,7 @@ pub fn write_all(run_dir: &Path, records: &[Record]) -> Result<Vec<PathBuf>> {
     let mut tables = BTreeMap::new();
     let mut write = |name: &str, contents: &[u8]| {
         let path = run_dir.join(name);
-        atomically(&path, |temporary| {
-            fs::write(temporary, contents).map_err(|e| Error::io("write", &path, &e))
-        })?;
+        atomically(&path, contents)?;
         written.push(path);
         Ok::<(), Error>(())
     };
@@ -81,23 +79,24 @@ fn write_plots(run_dir: &Path, plots: &[Plot]) -> Result<Vec<PathBuf>> {
     for Plot { name, scene, .. } in plots {
         let svg = directory.join(format!("{name}.svg"));
         let text = scene.svg().map_err(|e| e.at(svg.display()))?;
-        atomically(&svg, |temporary| fs::write(temporary, &text).map_err(|e| Error::io("write", &svg, &e)))?;
+        atomically(&svg, text.as_bytes())?;
         let png = directory.join(format!("{name}.png"));
-        atomically(&png, |temporary| scene.write_png(temporary).map_err(|e| e.at(png.display())))?;
+        atomically(&png, &scene.png().map_err(|e| e.at(png.display()))?)?;
         written.extend([svg, png]);
     }
     Ok(written)
 }
 
-/// Lets `write` fill a temporary file beside `path`, makes it durable and gives it its name. The
-/// extension stays at the end: the encoder of images goes by it.
-fn atomically(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+/// Writes a temporary file beside `path`, makes it durable and gives it its name.
+fn atomically(path: &Path, contents: &[u8]) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{}-{name}", std::process::id()));
-    let result = write(&temporary).and_then(|()| {
+    let write = || -> Result<()> {
+        fs::write(&temporary, contents).map_err(|e| Error::io("write", path, &e))?;
         File::open(&temporary).and_then(|f| f.sync_all()).map_err(|e| Error::io("sync", path, &e))?;
         fs::rename(&temporary, path).map_err(|e| Error::io("replace", path, &e))
-    });
+    };
+    let result = write();
     if result.is_err() {
         // Best effort: the error that matters is the one returned.
         let _ = fs::remove_file(&temporary);

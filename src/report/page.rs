@@ -110,6 +110,8 @@ pub(super) fn pages(
         false => AutoEscape::None,
     });
     environment.add_filter("cell", |text: String| tables::cell(&text));
+    // What would end a piece of code.
+    environment.add_filter("code", |text: String| on_one_line(&text).replace('`', "'"));
     // What would end the text of an image.
     environment.add_filter("alt", |text: String| on_one_line(&text).replace(['[', ']', '<'], " "));
     let failed = |e: minijinja::Error| Error::environment(format!("cannot fill a template: {e:#}"));
@@ -128,16 +130,20 @@ fn legal(page: &str) -> String {
 
 /// The columns of a CSV file that a figure shows, after those that identify a case and before its status.
 fn behind(csv: &[u8], columns: &[&str]) -> Result<Table> {
-    const IDENTITY: [&str; 8] = ["backend", "model", "kernel", "isa", "threads", "n_prompt", "n_gen", "kv"];
+    const IDENTITY: [&str; 9] =
+        ["backend", "model", "unique_layers", "kernel", "isa", "threads", "n_prompt", "n_gen", "kv"];
     let failed = |e: csv::Error| Error::environment(format!("cannot read a table back: {e}"));
     let mut reader = csv::Reader::from_reader(csv);
     let titles: Vec<String> = reader.headers().map_err(failed)?.iter().map(str::to_owned).collect();
     let wanted = IDENTITY.iter().chain(columns).chain(&["status"]);
-    let chosen: Vec<usize> = wanted.filter_map(|c| titles.iter().position(|t| t == c)).collect();
+    let mut chosen: Vec<usize> = wanted.filter_map(|c| titles.iter().position(|t| t == c)).collect();
+    let records = reader.into_records().collect::<std::result::Result<Vec<_>, _>>().map_err(failed)?;
+    // Only tied models have a number of layers that are stored.
+    let empty = |i: usize| records.iter().all(|record| record.get(i).is_none_or(str::is_empty));
+    chosen.retain(|&i| titles[i] != "unique_layers" || !empty(i));
     let mut rows = Vec::new();
     let mut left_out = 0;
-    for record in reader.records() {
-        let record = record.map_err(failed)?;
+    for record in records {
         if rows.len() == ROWS_MAX {
             left_out += 1;
             continue;
@@ -201,7 +207,7 @@ fn speedups(summary: &Summary) -> Vec<(&'static str, Table)> {
                     let [decode, prefill, energy] = tables::speedup_cells(s);
                     vec![
                         c.backend.clone(),
-                        c.model.clone(),
+                        c.model_label(),
                         c.kernel.clone(),
                         c.isa.clone(),
                         c.threads.to_string(),

@@ -71,9 +71,10 @@ fn against_reading(reading: &Reading) -> String {
 fn sentence(reproduction: &Reproduction, first: &Comparison, of: &[&Comparison]) -> String {
     let count = |verdict: fn(&Verdict) -> bool| of.iter().filter(|c| verdict(&c.verdict)).count();
     let testable = of.len() - count(|v| matches!(v, Verdict::NotTestable(_)));
-    let by = match &first.kernel {
-        Some(kernel) => format!("{}, {kernel} against {}", first.quantity, reproduction.against),
-        None => first.quantity.to_owned(),
+    let by = match (&first.kernel, &reproduction.against) {
+        (Some(kernel), Some(against)) => format!("{}, {kernel} against {against}", first.quantity),
+        (Some(kernel), None) => format!("{}, {kernel}", first.quantity),
+        (None, _) => first.quantity.to_owned(),
     };
     if testable == 0 {
         let mut whys: Vec<String> = Vec::new();
@@ -87,12 +88,15 @@ fn sentence(reproduction: &Reproduction, first: &Comparison, of: &[&Comparison])
         return format!("{by}, {} of {}: {}.", subjects.join(", "), first.cpu, whys.join("; "));
     }
     let both = || of.iter().filter_map(|c| Some((c.published_ratio?, c.here_ratio.value()?.median)));
-    let simulated = of.iter().any(|c| matches!(c.here_ratio, Figure::Simulated { .. }));
+    let mark = of.iter().map(|c| mark_of(&c.here_ratio)).find(|mark| !mark.is_empty()).unwrap_or_default();
+    let tied = match of.iter().filter(|c| c.tied.is_some() && c.here_ratio.value().is_some()).count() {
+        0 => String::new(),
+        n => format!(", {n} of them on tied layers"),
+    };
     format!(
-        "{by}: {}{} here; {} published for {}. Of {} published rows {} reproduced, {} exceeded, {} not reached, {} \
-         not testable here.",
+        "{by}: {}{mark} here; {} published for {}. Of {} published rows{tied}: {} reproduced, {} exceeded, {} not \
+         reached, {} not testable here.",
         range(both().map(|(_, here)| here)),
-        if simulated { " (simulated)" } else { "" },
         range(both().map(|(published, _)| published)),
         first.cpu,
         of.len(),
@@ -137,23 +141,32 @@ pub(super) fn markdown(reproduction: &Reproduction) -> String {
             c.kernel.as_deref().unwrap_or("-"),
             pair(c.published_baseline, c.published_value),
             c.published_ratio.map_or_else(|| "-".to_owned(), |r| format!("{}x", round_significant(r, 3))),
-            here_ratio(&c.here_ratio),
+            here_ratio(&c.here_ratio, reproduction.rounds),
             cell(&c.verdict.to_string()),
         );
     }
     out
 }
 
-/// The ratio here, marked with what it is if not measured.
-fn here_ratio(figure: &Figure<Spread>) -> String {
-    let mark = match figure {
-        Figure::Measured { .. } => "",
+/// The ratio here, marked with what it is if not measured, and if it is not of every round.
+fn here_ratio(figure: &Figure<Spread>, rounds: u32) -> String {
+    let Some(spread) = figure.value() else { return "-".to_owned() };
+    let measured = matches!(figure, Figure::Measured { .. } | Figure::Simulated { .. });
+    let partial = match spread.rounds {
+        n if measured && n < rounds as usize => format!(" ({n} of {})", super::text::count(rounds, "round")),
+        _ => String::new(),
+    };
+    ratio(*spread) + mark_of(figure) + &partial
+}
+
+/// What a figure is, in brackets, where it was not measured.
+pub(super) fn mark_of<T>(figure: &Figure<T>) -> &'static str {
+    match figure {
+        Figure::Measured { .. } | Figure::Unavailable { .. } => "",
         Figure::Simulated { .. } => " (simulated)",
         Figure::Modelled { .. } => " (modelled)",
         Figure::Assumed { .. } => " (assumed)",
-        Figure::Unavailable { .. } => return "-".to_owned(),
-    };
-    figure.value().map_or_else(String::new, |spread| ratio(*spread) + mark)
+    }
 }
 
 /// Table, baseline and a published figure.
@@ -161,7 +174,7 @@ type TableRow<'a> = (&'a str, &'a str, &'a Comparison);
 
 /// `reproduction.csv`
 pub(super) fn table(reproduction: &Reproduction) -> Result<Vec<u8>> {
-    let against = reproduction.against.as_str();
+    let against = reproduction.against.as_deref().unwrap_or_default();
     let rows: Vec<TableRow> =
         reproduction.comparisons.iter().map(|c| (reproduction.target.name(), against, c)).collect();
     csv::<TableRow>(
@@ -181,6 +194,7 @@ pub(super) fn table(reproduction: &Reproduction) -> Result<Vec<u8>> {
             ("here_ratio", |(.., c)| number(c.here_ratio.value().map(|s| s.median))),
             ("here_ratio_min", |(.., c)| number(c.here_ratio.value().map(|s| s.min))),
             ("here_ratio_max", |(.., c)| number(c.here_ratio.value().map(|s| s.max))),
+            ("rounds", |(.., c)| number(c.here_ratio.value().map(|s| s.rounds as f64))),
             ("here_provenance", |(.., c)| c.here_ratio.provenance()),
             ("verdict", |(.., c)| c.verdict.to_string()),
         ],
@@ -204,6 +218,7 @@ mod tests {
             unit: "tokens/s",
             published_ratio: None,
             kernel: None,
+            parameters: None,
             here_baseline: Figure::unavailable(why),
             here_value: Figure::unavailable(why),
             here_ratio: Figure::unavailable(why),
@@ -212,7 +227,8 @@ mod tests {
         };
         let reproduction = Reproduction {
             target: Target::Speed,
-            against: "f16".to_owned(),
+            against: Some("f16".to_owned()),
+            rounds: 3,
             comparisons: vec![row("7B", "too large"), row("13B", "too large"), row("30B", "not published")],
             trends: Vec::new(),
             reading: None,

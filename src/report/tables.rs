@@ -430,6 +430,7 @@ const SCALING: &[Column<Scaling>] = &[
     ("prefill_scaling_min", |s| min(s.prefill)),
     ("prefill_scaling_max", |s| max(s.prefill)),
     ("bandwidth_scaling", |s| median(s.bandwidth)),
+    ("unique_layers", |s| integer(s.case.tied.as_ref().map(|t| t.unique_layers))),
 ];
 
 /// `scaling.csv`: a row for each case that was run with several thread counts.
@@ -733,9 +734,18 @@ pub(super) fn speedup_cells(s: &Speedup) -> [String; 3] {
     [spread(s.decode, absent), spread(s.prefill, "-"), energy + simulated]
 }
 
-/// Text that cannot break out of a cell of a Markdown table.
+/// Text that is nothing but text in a cell of a Markdown table.
 pub(super) fn cell(text: &str) -> String {
-    text.replace(['\n', '\r'], " ").replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;")
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' => out.push(' '),
+            '<' => out.push_str("&lt;"),
+            '\\' | '|' | '[' | '`' => out.extend(['\\', c]),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// `speedup.md`: a table for each baseline kernel, the same figures as `speedup.csv`.

@@ -20,7 +20,8 @@ use crate::journal::{
     OverheadSample, PeakSample, Phase, Record, Reproduces, RunHeader, SCHEMA, Sample, Session, StatedEnergy,
 };
 use crate::probe::clock::unix_ms;
-use crate::probe::energy::EnergyChoice;
+use crate::probe::energy::choice::SourceChoice;
+use crate::probe::energy::{self, EnergyChoice};
 use crate::probe::host::{Build, Host};
 use crate::probe::{bandwidth, memory};
 use crate::suite::{Model, ModelSource, Suite};
@@ -276,6 +277,9 @@ struct Run {
     header: RunHeader,
     models: Vec<PlannedModel>,
     energy_root: Option<PathBuf>,
+    /// The energy source that the first worker found, which all that follow read too: figures of two sources
+    /// do not compare.
+    found_energy: Option<&'static str>,
     journal: Journal,
     /// All records after the plan.
     records: Vec<Record>,
@@ -311,6 +315,7 @@ impl Run {
             header,
             models,
             energy_root,
+            found_energy: None,
             journal,
             records: Vec::new(),
             sampled: HashSet::new(),
@@ -328,6 +333,14 @@ impl Run {
 
     /// Takes a record of the journal into account.
     fn note(&mut self, record: Record) {
+        let sources = match &record {
+            Record::Idle(idle) => Some(&idle.sources),
+            Record::Sample(sample) => sample.energy_window.as_ref().map(|window| &window.sources),
+            _ => None,
+        };
+        if let (None, Some(first)) = (self.found_energy, sources.and_then(|sources| sources.first())) {
+            self.found_energy = energy::names().find(|name| *name == first.source);
+        }
         match &record {
             Record::Run(_) | Record::Session(_) => {}
             Record::Idle(i) => {
@@ -581,7 +594,11 @@ impl Run {
     }
 
     fn energy(&self) -> EnergySetup {
-        EnergySetup { choice: self.header.energy.clone(), root: self.energy_root.clone() }
+        let choice = match (&self.header.energy, self.found_energy) {
+            (EnergyChoice::Auto, Some(name)) => EnergyChoice::Sources(vec![SourceChoice::Named(name)]),
+            (choice, _) => choice.clone(),
+        };
+        EnergySetup { choice, root: self.energy_root.clone() }
     }
 
     fn model(&self, case: &Case) -> Result<PlannedModel> {

@@ -8,7 +8,7 @@ use bitjoule_kernels::{Isa, Kernel};
 use crate::backend::protocol::ModelFile;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::journal::{Case, ENERGY_SCHEMA, PEAK_SCHEMA, TiedLayers};
+use crate::journal::{BLOCK_SCHEMA, Case, ENERGY_SCHEMA, PEAK_SCHEMA, TiedLayers};
 use crate::model::{
     BUILTIN_GGUF, BUILTIN_NAME, Config, EmbeddingType, Geometry, SYNTH_SEED, WeightType, file_hash, synth,
 };
@@ -230,35 +230,66 @@ pub(super) enum Task {
 }
 
 /// The tasks of `round`, shuffled (Fisher-Yates, SplitMix64 from the seed and the round): the same order
-/// in every session of the run. The idle machine comes first. A run of
-/// a schema before [`PEAK_SCHEMA`] has no compute peaks, one before [`ENERGY_SCHEMA`] neither idle machine nor cost.
+/// in every session of the run. Cases whose rates are divided by each other (of one model, full or tied, with
+/// the same threads, workload and KV type) are visited one behind the other, in shuffled order too, for how fast
+/// a shared machine is may change from one minute to the next. The idle machine comes first.
+///
+/// A run of a schema before [`PEAK_SCHEMA`] has no compute peaks, one before [`ENERGY_SCHEMA`] neither idle machine
+/// nor cost, one before [`BLOCK_SCHEMA`] shuffles cases one by one.
 pub(super) fn order(schema: u32, cases: &[Case], seed: u64, round: u32) -> Vec<Task> {
     let mut threads: Vec<u32> = cases.iter().map(|c| c.threads).collect();
     threads.sort_unstable();
     threads.dedup();
-    let mut tasks: Vec<Task> = threads.into_iter().map(Task::Bandwidth).collect();
+    let mut blocks: Vec<Vec<Task>> = threads.into_iter().map(|n| vec![Task::Bandwidth(n)]).collect();
     if schema >= PEAK_SCHEMA {
         let mut peaks: Vec<(&str, u32)> = cases.iter().map(|c| (c.isa.as_str(), c.threads)).collect();
         peaks.sort_unstable();
         peaks.dedup();
-        tasks.extend(peaks.into_iter().map(|(isa, threads)| Task::Peak { isa: isa.to_owned(), threads }));
+        let peak = |(isa, threads): (&str, u32)| vec![Task::Peak { isa: isa.to_owned(), threads }];
+        blocks.extend(peaks.into_iter().map(peak));
     }
     if schema >= ENERGY_SCHEMA {
-        tasks.push(Task::Overhead);
+        blocks.push(vec![Task::Overhead]);
     }
-    tasks.extend((0..cases.len()).map(Task::Case));
+    let of_probes = blocks.len();
+    for (i, case) in cases.iter().enumerate() {
+        let divided = |block: &&mut Vec<Task>| match block[0] {
+            Task::Case(first) => schema >= BLOCK_SCHEMA && comparable(&cases[first], case),
+            _ => false,
+        };
+        match blocks[of_probes..].iter_mut().find(divided) {
+            Some(block) => block.push(Task::Case(i)),
+            None => blocks.push(vec![Task::Case(i)]),
+        }
+    }
     let mut state = seed ^ u64::from(round).wrapping_mul(0xd134_2543_de82_ef95);
-    for i in (1..tasks.len()).rev() {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        tasks.swap(i, ((z ^ (z >> 31)) % (i as u64 + 1)) as usize);
+    shuffle(&mut blocks, &mut state);
+    for block in &mut blocks {
+        shuffle(block, &mut state);
     }
+    let mut tasks: Vec<Task> = blocks.into_iter().flatten().collect();
     // The machine is idle between the rounds.
     if schema >= ENERGY_SCHEMA {
         tasks.insert(0, Task::Idle);
     }
     tasks
+}
+
+/// Whether rates of two cases are divided by each other.
+fn comparable(a: &Case, b: &Case) -> bool {
+    let full =
+        |case: &Case| case.tied.as_ref().map_or_else(|| case.model.clone(), |tied| tied.full_model.clone());
+    (&a.backend, full(a), a.threads, a.n_prompt, a.n_gen, &a.kv)
+        == (&b.backend, full(b), b.threads, b.n_prompt, b.n_gen, &b.kv)
+}
+
+fn shuffle<T>(items: &mut [T], state: &mut u64) {
+    for i in (1..items.len()).rev() {
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        items.swap(i, ((z ^ (z >> 31)) % (i as u64 + 1)) as usize);
+    }
 }
 
 #[cfg(test)]
@@ -374,5 +405,22 @@ mod tests {
         assert_eq!(first.len(), cases.len() + 2 + 2 * isas + 2);
         assert_eq!(first[0], Task::Idle);
         assert_eq!(order(1, &cases, 1, 1).len(), cases.len() + 2);
+        // What is compared is visited together: one model and thread count at a time; and was not before.
+        let changes = |schema| {
+            let order = order(schema, &cases, 1, 1);
+            let of_cases = order.iter().filter_map(|task| match task {
+                Task::Case(i) => Some((&cases[*i].model, cases[*i].threads)),
+                _ => None,
+            });
+            let settings: Vec<_> = of_cases.collect();
+            settings.windows(2).filter(|pair| pair[0] != pair[1]).count() + 1
+        };
+        assert_eq!(changes(SCHEMA), 3 * 2);
+        assert!(changes(3) > 3 * 2);
+        // A tied model is beside the full one.
+        let mut tied = cases[0].clone();
+        tied.model = "some-layers".to_owned();
+        tied.tied = Some(TiedLayers { unique_layers: 1, layers: 4, full_model: cases[0].model.clone() });
+        assert!(comparable(&cases[0], &tied) && !comparable(&cases[cases.len() - 1], &tied));
     }
 }

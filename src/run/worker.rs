@@ -11,6 +11,7 @@ use crate::backend::native;
 use crate::backend::protocol::{Event, Job};
 use crate::error::{Error, Result};
 use crate::journal::FailureKind;
+use crate::probe::energy::exec;
 
 /// The hidden subcommand that makes a process a worker.
 pub const SUBCOMMAND: &str = "__worker";
@@ -29,13 +30,24 @@ pub enum Ended {
     Interrupted,
 }
 
-/// A worker that is killed when it is dropped.
-struct Process(Child);
+/// How long a worker has to end of itself, and its meters with it, when it is spoken to no more.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// A worker that is ended when it is dropped.
+struct Process {
+    child: Child,
+    stdin: Option<ChildStdin>,
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        drop(self.stdin.take());
+        let start = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < FAREWELL {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -66,14 +78,14 @@ pub fn run(
         .spawn()
         .map_err(|e| Error::environment(format!("cannot start a worker ({}): {e}", exe.display())))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let mut process = Process(child);
-    let (Some(mut stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
+    let mut process = Process { child, stdin };
+    let (Some(stdout), Some(stderr)) = (stdout, stderr) else {
         return Err(Error::environment("a worker without pipes"));
     };
     let events = lines(stdout);
     let complaint = std::thread::spawn(move || tail(stderr));
     // A worker that is gone already is noticed below, by the end of its events.
-    let _ = send(&mut stdin, &serde_json::to_string(job).map_err(Error::environment)?);
+    let _ = process.send(&serde_json::to_string(job).map_err(Error::environment)?);
     let deadline = Instant::now() + timeout;
     let ended = loop {
         if interrupted() {
@@ -85,7 +97,7 @@ pub fn run(
                 Ok(Event::Failed { kind, reason }) => break Ended::Failed(kind, reason),
                 Ok(event) => {
                     record(event)?;
-                    let _ = send(&mut stdin, "");
+                    let _ = process.send("");
                 }
                 Err(e) => {
                     break Ended::Failed(FailureKind::Crashed, format!("the worker said '{line}': {e}"));
@@ -100,18 +112,20 @@ pub fn run(
                 if interrupted() {
                     return Ok(Ended::Interrupted);
                 }
-                break Ended::Failed(FailureKind::Crashed, how_it_died(&mut process.0, complaint));
+                break Ended::Failed(FailureKind::Crashed, how_it_died(&mut process.child, complaint));
             }
         }
     };
-    drop(stdin);
     Ok(ended)
 }
 
-fn send(stdin: &mut ChildStdin, line: &str) -> std::io::Result<()> {
-    stdin.write_all(line.as_bytes())?;
-    stdin.write_all(b"\n")?;
-    stdin.flush()
+impl Process {
+    fn send(&mut self, line: &str) -> std::io::Result<()> {
+        let Some(stdin) = &mut self.stdin else { return Ok(()) };
+        stdin.write_all(line.as_bytes())?;
+        stdin.write_all(b"\n")?;
+        stdin.flush()
+    }
 }
 
 /// The lines of a stream, read by a thread of their own so that waiting for one can time out.
@@ -179,7 +193,7 @@ pub fn main() -> Result<()> {
         while let Ok(line) = from_coordinator.recv() {
             let _ = acknowledge.send(line);
         }
-        std::process::exit(3);
+        exec::end_with_meters(3);
     });
     native::work(&job, |event| {
         let last = matches!(event, Event::Done | Event::Failed { .. });

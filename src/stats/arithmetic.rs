@@ -87,7 +87,7 @@ pub fn energy(macs: MacCount, kernel: Kernel, process: Process) -> Joules {
         _ => (Operand::TernaryInt8, Operand::Fp16),
     };
     let of = |macs: u64, operand| macs as f64 * mac(process, operand).0;
-    Joules(of(macs.linear, linear) + of(macs.attention + macs.head, rest))
+    Joules(of(macs.linear, linear) + of(macs.attention, rest) + of(macs.head, rest))
 }
 
 /// A published estimate and what the model gives for it.

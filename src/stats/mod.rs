@@ -298,7 +298,8 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
     let states = StateCounts::of(&header.cases, records);
     let overhead = overhead::overhead(records);
     let reproduction = header.reproduces.as_ref().and_then(|r| {
-        let run = reproduce::Run { rows: &rows, rounds: &figures, speedups: &speedups };
+        let run =
+            reproduce::Run { rows: &rows, rounds: &figures, speedups: &speedups, planned: header.rounds };
         Some(reproduce::reproduction(Target::by_name(&r.target)?, &r.against, &run))
     });
     Ok(Summary {

@@ -1,6 +1,6 @@
 //! What one round of one case says, before anything is summarised over rounds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::error::{Error, Result};
 use crate::figure::Figure;
@@ -80,7 +80,9 @@ pub(super) fn rounds_of<'a>(
         .into_iter()
         .map(|(case, samples)| {
             let at = |round, phase| samples.get(&(round, phase)).copied();
-            let complete = (1..=header.rounds).filter_map(|round| {
+            // Those that are there, not those that were planned: a journal may plan billions.
+            let rounds: BTreeSet<u32> = samples.keys().map(|(round, _)| *round).collect();
+            let complete = rounds.into_iter().filter_map(|round| {
                 Some(Phases {
                     round,
                     load: at(round, Phase::Load)?,
@@ -176,7 +178,7 @@ impl Round<'_> {
     pub(super) fn parameters(&self) -> Option<f64> {
         match &self.decode.work {
             Work::Decode { macs: Some(macs), .. } if self.steps > 0 => {
-                Some((macs.linear + macs.head) as f64 / self.steps as f64)
+                Some((macs.linear as f64 + macs.head as f64) / self.steps as f64)
             }
             Work::Load { .. } | Work::Prefill { .. } | Work::Decode { .. } => None,
         }

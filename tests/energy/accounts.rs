@@ -74,9 +74,26 @@ fn one_bad_window(turn: Option<u64>, readings: [(f64, u64); 4], needle: &str) {
 #[test]
 fn a_counter_that_goes_back_without_a_turn_is_in_doubt() {
     // A whole turn but 5 J in a second is no power of a CPU.
-    let readings = [(1.0, 500), (2.0, 510), (3.0, 505), (4.0, 515)];
-    one_bad_window(Some(1_000_000), readings, "went back from 510 to 505");
-    one_bad_window(None, readings, "went back from 510 to 505");
+    let readings = [(1.0, 500), (2.0, 510), (3.0, 405), (4.0, 415)];
+    one_bad_window(Some(1_000_000), readings, "went back from 510 to 405");
+    one_bad_window(None, readings, "went back from 510 to 405");
+}
+
+#[test]
+fn a_counter_that_may_have_gone_on_from_before_a_doubt_is_still_in_doubt() {
+    // A single wrong reading, far down or far up: what lies between it and the next is no energy.
+    for (wrong, first) in [(0, "went back from 510 to 0"), (9_000, "more than 1000 W")] {
+        for turn in [None, Some(1_000_000)] {
+            let mut book = Book::new(counter(turn));
+            let read = [(1.0, 500), (2.0, 510), (3.0, wrong), (3.5, wrong), (4.0, 530), (5.0, 540)];
+            let marks = read.map(|(s, counts)| book.counts(s, counts));
+            assert_eq!(book.joules(&marks[0], &marks[1]), 10.0);
+            assert!(book.why(&marks[1], &marks[2]).contains(first), "{wrong}");
+            assert!(!book.why(&marks[2], &marks[4]).is_empty(), "{wrong}");
+            assert!(!book.why(&marks[3], &marks[4]).is_empty(), "{wrong}");
+            assert_eq!(book.joules(&marks[4], &marks[5]), 10.0, "{wrong}");
+        }
+    }
 }
 
 #[test]
@@ -124,6 +141,15 @@ fn a_counter_that_freezes_within_a_window_spoils_it() {
     let why = book.why(&start, &end);
     assert!(why.contains("did not change in 27.000 s") && why.contains("frozen"), "{why}");
     assert_eq!(book.joules(&start, &moving), 100.0);
+    // A stop that is too short to be told from a pause is within the error of both windows beside it.
+    let mut short = Book::new(counter(None));
+    let begin = short.counts(1.0, 500);
+    short.counts(2.0, 600);
+    short.counts(2.1, 600);
+    let stopped = short.counts(2.5, 600);
+    let energy = short.0.between(&begin, &stopped).remove(0).unwrap();
+    assert_eq!(energy.energy.0, 100.0);
+    assert!(energy.uncertainty.0 > 100.0 / 1.5 * 0.5, "{energy:?}");
     let thawed = book.counts(61.0, 700);
     let later = book.counts(62.0, 750);
     assert_eq!(book.joules(&end, &thawed), 50.0);
@@ -214,6 +240,15 @@ fn power_in_doubt() {
     let a = book.power(11.0, 5.0);
     let b = book.power(12.0, 1e7);
     assert!(book.why(&a, &b).contains("more than 2000 W"));
+    // An impossible sample is no beginning of the next window either.
+    let c = book.power(13.0, 5.0);
+    assert!(book.why(&b, &c).contains("more than 2000 W"));
+    let d = book.power(14.0, 5.0);
+    assert_eq!(book.joules(&c, &d), 5.0);
+    let mut hot = Book::new(power(0.001, Duration::from_millis(100)));
+    let marks = [(1.0, 1e9), (2.0, 5.0), (3.0, 5.0)].map(|(s, watts)| hot.power(s, watts));
+    assert!(hot.why(&marks[0], &marks[1]).contains("more than 2000 W"));
+    assert_eq!(hot.joules(&marks[1], &marks[2]), 5.0);
     let mut zero = Book::new(power(0.001, Duration::from_millis(100)));
     let marks = [zero.power(1.0, 0.0), zero.power(2.0, 0.0)];
     assert!(zero.why(&marks[0], &marks[1]).contains("0 W"));

@@ -201,6 +201,13 @@ fn statements_of_the_meter() {
     protocol.take(Duration::ZERO, "5 watts m 1", &mut Vec::new()).unwrap();
     let back = protocol.take(Duration::ZERO, "4 watts m 1", &mut Vec::new());
     assert!(back.unwrap_err().contains("went back from 5 to 4"));
+    for absurd in ["period 1e18", "period 3601"] {
+        assert!(Protocol::new().take(Duration::ZERO, absurd, &mut Vec::new()).is_err(), "{absurd}");
+    }
+    let mut protocol = Protocol::new();
+    protocol.take(Duration::ZERO, "0 watts m 1", &mut Vec::new()).unwrap();
+    let apart = protocol.take(Duration::ZERO, "1e15 watts m 1", &mut Vec::new());
+    assert!(apart.unwrap_err().contains("1000000000000000 s apart"));
 }
 
 /// The domains that the adapter makes of a file's powermetrics output, whether each counts towards the
@@ -302,6 +309,37 @@ fn a_meter_that_cannot_begin_says_why() {
     assert!(refused("echo Password:").contains("'Password:'"));
     assert!(refused("kill -9 $$").contains("signal 9"));
     assert!(refused("/no/such/meter").contains("exit code 127"));
+    assert!(refused("yes '1 watts m 1'").contains("1000 readings"));
+}
+
+#[test]
+fn a_meter_that_floods_is_given_up() {
+    let flood = "echo '0 watts m 5'; echo '0.1 watts m 5'; yes '0.2 watts m 5'";
+    let choice: EnergyChoice = format!("exec:{flood}").parse().unwrap();
+    let meter = Meter::open(&choice, None);
+    let start = meter.mark();
+    let energy = || meter.between(&start, &meter.mark()).remove(0);
+    let given_up = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        matches!(&energy().energy, Figure::Unavailable { why } if why.contains("faster than it can be read"))
+    });
+    assert!(given_up, "{:?}", energy());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_aligned_edge_loses_nothing_that_a_meter_said() {
+    // It says that a line comes each millisecond, and every 20th line is nonsense.
+    let line = "read -r now _ </proc/uptime; echo $now joules m $now; [ $((i%20)) = 0 ] && echo oops";
+    let command =
+        format!("echo period 0.001; i=0; while [ $i -lt 1000 ]; do i=$((i+1)); {line}; sleep 0.01; done");
+    let choice: EnergyChoice = format!("exec:{command}").parse().unwrap();
+    let meter = Meter::open(&choice, None);
+    let start = meter.mark_aligned();
+    std::thread::sleep(Duration::from_millis(900));
+    let end = meter.mark_aligned();
+    let energy = meter.between(&start, &end).remove(0);
+    assert!(why(&energy).contains("'oops'"), "{energy:?}");
 }
 
 #[test]

@@ -123,6 +123,26 @@ fn a_counter_that_stands_still_at_an_aligned_edge_spoils_the_window() {
 }
 
 #[test]
+fn every_counter_of_the_total_has_to_move_at_an_aligned_edge() {
+    let machine = Machine::new();
+    zone(&machine, 0, 0, 262_143_328_850);
+    zone(&machine, 1, 1_000_000, 262_143_328_850);
+    let player = Player::default();
+    let meter = Meter::open(&EnergyChoice::Auto, Some(machine.root()));
+    let start = meter.mark();
+    zone(&machine, 1, 1_500_000, 262_143_328_850);
+    let energy = std::thread::scope(|scope| {
+        scope.spawn(|| player.play(machine.root(), 20.0, &[262_143_328_850]));
+        std::thread::sleep(Duration::from_millis(20));
+        let energy = meter.between(&start, &meter.mark_aligned()).remove(0);
+        player.stop.store(true, Ordering::SeqCst);
+        energy
+    });
+    let why = why(&energy);
+    assert!(why.contains("package-1: the counter did not change in 200 ms at the edge"), "{energy:?}");
+}
+
+#[test]
 fn several_sources_are_read_at_once_and_one_that_is_missing_says_why() {
     let machine = Machine::new();
     zone(&machine, 0, 1_000_000, 262_143_328_850);

@@ -138,6 +138,18 @@ fn units_that_the_register_does_not_tell() {
     let end = tracker.mark(seconds(2.0), Duration::ZERO);
     let energy = tracker.between(&start, &end);
     assert_eq!([joules(&energy, "psys"), joules(&energy, "dram-0")], [90.0, 1.0]);
+
+    // Silvermont: 2^ESU uJ, here 32.
+    let machine = Machine::new();
+    machine.cpuinfo("GenuineIntel", 6, 0x37);
+    machine.topology(1, 1);
+    machine.set_register(0, 0x606, 0x0000_0505);
+    machine.set_register(0, 0x611, START);
+    let mut tracker = machine.tracker("msr");
+    let start = tracker.mark(seconds(1.0), Duration::ZERO);
+    machine.set_register(0, 0x611, START + 31_250);
+    let end = tracker.mark(seconds(2.0), Duration::ZERO);
+    assert!((joules(&tracker.between(&start, &end), "package-0") - 1.0).abs() < 1e-9);
 }
 
 #[test]

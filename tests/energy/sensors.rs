@@ -73,7 +73,8 @@ fn sockets_come_before_meters_and_meters_before_nothing() {
     machine.hwmon(0, "name", "amdgpu");
     machine.hwmon(0, "power1_average", 30_000_000);
     machine.hwmon(0, "power1_label", "PPT");
-    assert_eq!(machine.domains("hwmon"), [("amdgpu-PPT".to_owned(), true)]);
+    // A GPU is not what computes here, also where it is the only sensor.
+    assert!(machine.refusal("hwmon").contains("(amdgpu-PPT) do not say which of them is the whole"));
     machine.hwmon(1, "name", "power_meter");
     machine.hwmon(1, "power1_average", 250_000_000);
     machine.hwmon(1, "power1_average_interval", 2000);
@@ -82,6 +83,23 @@ fn sockets_come_before_meters_and_meters_before_nothing() {
     let tracker = machine.tracker("hwmon");
     assert_eq!(tracker.source().domains()[1].update_period, Duration::from_secs(2));
     assert_eq!(tracker.source().domains()[0].kind, DomainKind::Gpu);
+    // The inputs of the supplies are what the meter measures: one of both.
+    machine.hwmon(3, "name", "dps650ab");
+    machine.hwmon(3, "power1_input", 240_000_000);
+    machine.hwmon(3, "power1_label", "pin");
+    let names = machine.domains("hwmon");
+    let total: Vec<&str> = names.iter().filter(|(_, total)| *total).map(|(name, _)| name.as_str()).collect();
+    assert_eq!(total, ["power_meter-power1"]);
+    // Of two meters nobody says whether one contains the other. Older drivers keep the files with the device.
+    machine.hwmon(4, "name", "power_meter");
+    machine.hwmon(4, "device/power1_average", 100_000_000);
+    let names = machine.domains("hwmon");
+    assert_eq!(names.iter().filter(|(name, _)| name.starts_with("power_meter")).count(), 2, "{names:?}");
+    let total: Vec<&str> = names.iter().filter(|(_, total)| *total).map(|(name, _)| name.as_str()).collect();
+    assert_eq!(total, ["dps650ab-pin"]);
+    for chip in [3, 4] {
+        machine.remove(&format!("sys/class/hwmon/hwmon{chip}"));
+    }
 
     machine.hwmon(2, "name", "amd_energy");
     for (n, label) in ["Ecore000", "Ecore001", "Esocket0"].iter().enumerate() {
@@ -111,6 +129,24 @@ fn two_supplies_are_added_and_unknown_rails_never() {
     let total: Vec<(String, bool)> = machine.domains("hwmon");
     assert_eq!(total.iter().filter(|(_, total)| *total).count(), 2, "{total:?}");
     assert!(total.iter().all(|(name, total)| *total == name.contains("pin")), "{total:?}");
+
+    // A voltage regulator behind the supplies calls its input the same.
+    machine.hwmon(2, "name", "ir35221");
+    machine.hwmon(2, "power1_input", 60_000_000);
+    machine.hwmon(2, "power1_label", "pin");
+    assert!(machine.refusal("hwmon").contains("do not say which of them is the whole"));
+
+    // A monitor that is the only sensor measures the board; a transceiver's laser does not.
+    let machine = Machine::new();
+    machine.hwmon(0, "name", "ina219");
+    machine.hwmon(0, "power1_input", 4_000_000);
+    assert_eq!(machine.domains("hwmon"), [("ina219-power1".to_owned(), true)]);
+    machine.hwmon(0, "name", "sfp_eth0");
+    assert!(machine.refusal("hwmon").contains("do not say which of them is the whole"));
+    // A battery's power is not the machine's while it is charged, and has a source of its own.
+    machine.hwmon(0, "name", "ina_battery");
+    machine.supply("ina-battery", "type", "Battery");
+    assert!(machine.refusal("hwmon").contains("tells power or energy"));
 
     let machine = Machine::new();
     machine.hwmon(0, "name", "ina226");
@@ -167,6 +203,14 @@ fn an_hour_of_iio() {
         _ => Trace::new(0.5, 0.3, 30.0),
     };
     play_an_hour(&mut tracker, show, trace);
+
+    // The only sensor, of a chip that measures supplies, and of one that may measure anything.
+    let lone = Machine::new();
+    lone.iio(0, "name", "ina226");
+    lone.iio(0, "in_power0_input", 800);
+    assert_eq!(lone.domains("iio"), [("iio:device0-power0".to_owned(), true)]);
+    lone.iio(0, "name", "ade9000");
+    assert!(lone.refusal("iio").contains("do not say which"));
 
     machine.iio(0, "in_power0_input", "NaN");
     assert!(machine.refusal("iio").contains("do not say which"));
@@ -258,6 +302,22 @@ fn on_mains_a_battery_is_refused_from_the_start_and_in_mid_run() {
         .collect();
     assert_eq!(joules(&tracker.between(&marks[0], &marks[1]), "BAT0"), 360.0);
     assert!(why(&tracker.between(&marks[1], &marks[2])).contains("on mains"));
+    // The plug was in between two marks, and a reading saw it.
+    assert_eq!(tracker.interval(), Some(Duration::from_secs(1)));
+    machine.supply("BAT0", "energy_now", 49_500_000);
+    machine.supply("AC", "online", 1);
+    tracker.read(seconds(450.0), Duration::ZERO);
+    machine.supply("AC", "online", 0);
+    let unplugged = tracker.mark(seconds(460.0), Duration::ZERO);
+    assert!(why(&tracker.between(&marks[3], &unplugged)).contains("on mains"));
+    // That no battery says what it does for a moment (two hand over) costs nothing.
+    machine.supply("BAT0", "status", "Unknown");
+    tracker.read(seconds(470.0), Duration::ZERO);
+    machine.supply("BAT0", "status", "Discharging");
+    machine.supply("BAT0", "energy_now", 49_400_000);
+    let later = tracker.mark(seconds(480.0), Duration::ZERO);
+    assert_eq!(joules(&tracker.between(&unplugged, &later), "BAT0"), 360.0);
+    let marks = [marks[0].clone(), marks[1].clone(), marks[2].clone(), later];
     machine.supply("BAT0", "energy_now", 49_900_000);
     let charged = tracker.mark(seconds(500.0), Duration::ZERO);
     assert!(why(&tracker.between(&marks[3], &charged)).contains("went back"));

@@ -84,6 +84,8 @@ struct Account {
     last: Option<(Duration, Raw)>,
     /// Since when a counter shows what it shows.
     since: Duration,
+    /// The last reading before a doubt, until it is known whether that reading or the doubtful one was wrong.
+    before_doubt: Option<(Duration, u64)>,
     /// Since the account was opened. Counts are summed as integers, so that nothing is rounded away.
     counts: u128,
     integral_j: f64,
@@ -165,6 +167,7 @@ impl Account {
             domain,
             last: None,
             since: Duration::ZERO,
+            before_doubt: None,
             counts: 0,
             integral_j: 0.0,
             pair: None,
@@ -195,29 +198,35 @@ impl Account {
     fn enter(&mut self, at: Duration, raw: Raw) {
         self.failed = None;
         let entered = match (self.last, self.domain.quantity, raw) {
-            (None, quantity, raw) => check(quantity, raw).map(|()| self.restart(Some((at, raw)))),
+            (None, ..) => self.possible(raw).map(|()| {
+                if self.fits_before_doubt(at, raw) {
+                    self.before_doubt = None;
+                }
+                self.restart(Some((at, raw)));
+            }),
             (Some((then, _)), ..) if at < then => {
                 Err(format!("the time of its readings went back by {:.3} s", (then - at).as_secs_f64()))
             }
-            (Some((then, Raw::Counts(before))), Quantity::Counter { unit, turn, .. }, Raw::Counts(after)) => {
-                check(self.domain.quantity, raw)
-                    .and_then(|()| self.advance(before, after, unit, turn, at - then))
-                    .map(|counts| {
-                        self.counts += u128::from(counts);
-                        self.last = Some((at, raw));
-                        if counts > 0 {
-                            self.since = at;
-                        }
-                    })
+            (Some((then, Raw::Counts(before))), Quantity::Counter { .. }, Raw::Counts(after)) => {
+                self.possible(raw).and_then(|()| self.advance(before, after, at - then)).map(|counts| {
+                    self.counts += u128::from(counts);
+                    self.last = Some((at, raw));
+                    if counts > 0 {
+                        self.moved(at, raw);
+                    }
+                })
             }
             (Some((then, Raw::Power(before))), Quantity::Power { .. }, Raw::Power(after)) => {
-                check(self.domain.quantity, raw).and_then(|()| self.integrate(then, before, at, after))
+                self.possible(raw).and_then(|()| self.integrate(then, before, at, after))
             }
             _ => Err("it gives power and energy by turns".to_owned()),
         };
         if let Err(why) = entered {
             self.doubt(why);
-            let usable = check(self.domain.quantity, raw).is_ok();
+            if let Some((then, Raw::Counts(before))) = self.last {
+                self.before_doubt = Some((then, before));
+            }
+            let usable = self.possible(raw).is_ok();
             self.restart(usable.then_some((at, raw)));
         } else if let Raw::Counts(_) = raw
             && at.saturating_sub(self.since) > self.limit(FROZEN_PERIODS, FROZEN_LEAST)
@@ -229,22 +238,41 @@ impl Account {
         }
     }
 
+    /// Notes that a counter has moved. If where it is now could be reached from before the last doubt as well
+    /// as from the reading in doubt (it read 510, then 0, now 512), nobody knows which of the two was wrong. A
+    /// second wrong value (510, 0, 1, 512) is taken for a reset that went on.
+    fn moved(&mut self, at: Duration, raw: Raw) {
+        self.since = at;
+        if self.fits_before_doubt(at, raw) {
+            self.doubt(
+                "the counter may have gone on from before the last doubtful reading, or from that".to_owned(),
+            );
+        }
+        self.before_doubt = None;
+    }
+
+    fn fits_before_doubt(&self, at: Duration, raw: Raw) -> bool {
+        match (self.before_doubt, raw) {
+            (Some((then, before)), Raw::Counts(after)) => {
+                at.checked_sub(then).is_some_and(|interval| self.advance(before, after, interval).is_ok())
+            }
+            _ => false,
+        }
+    }
+
     fn limit(&self, periods: u32, least: Duration) -> Duration {
-        (self.domain.update_period * periods).max(least)
+        self.domain.update_period.saturating_mul(periods).max(least)
     }
 
     /// The counts between two readings of a counter.
-    fn advance(
-        &self,
-        before: u64,
-        after: u64,
-        unit: Joules,
-        turn: Option<u64>,
-        interval: Duration,
-    ) -> Result<u64, String> {
+    fn advance(&self, before: u64, after: u64, interval: Duration) -> Result<u64, String> {
+        let Quantity::Counter { unit, turn, .. } = self.domain.quantity else {
+            return Err("it gives energy for power".to_owned());
+        };
         let most = self.domain.kind.most();
         let seconds = interval.as_secs_f64();
-        let most_j = most.0 * (interval + self.domain.update_period + SLACK).as_secs_f64() + unit.0;
+        let longest = interval.saturating_add(self.domain.update_period).saturating_add(SLACK);
+        let most_j = most.0 * longest.as_secs_f64() + unit.0;
         let counts = match (after.checked_sub(before), turn) {
             (Some(counts), _) => counts,
             (None, Some(turn)) => turn - before + after,
@@ -277,13 +305,6 @@ impl Account {
 
     /// Adds the trapezoid between two samples of power.
     fn integrate(&mut self, then: Duration, before: Watts, at: Duration, after: Watts) -> Result<(), String> {
-        if after.0 > self.domain.kind.most().0 {
-            return Err(format!(
-                "the power read {} W, more than {:.0} W",
-                after.0,
-                self.domain.kind.most().0
-            ));
-        }
         let interval = at - then;
         if interval > self.limit(GAP_PERIODS, GAP_LEAST) {
             return Err(format!("the power was not read for {:.1} s", interval.as_secs_f64()));
@@ -321,7 +342,12 @@ impl Account {
             (Raw::Power(power), _) => self.integral_j + power.0 * (now.as_secs_f64() - at.as_secs_f64()),
             (Raw::Counts(_), Quantity::Power { .. }) => return Err("it gives counts for power".to_owned()),
         };
-        let edge = edge.unwrap_or(self.domain.update_period).max(age);
+        // A counter that has stood still for a while may have stopped: what it has missed is within its edge.
+        let standing = match self.domain.quantity {
+            Quantity::Counter { .. } => now.saturating_sub(self.since),
+            Quantity::Power { .. } => age,
+        };
+        let edge = edge.unwrap_or(self.domain.update_period.max(standing)).max(age);
         Ok(Position { energy_j, edge, doubts: self.doubts, deviation: self.deviation })
     }
 
@@ -356,21 +382,25 @@ impl Account {
         let uncertainty = Joules(step_j + edges_j + sampling_j);
         Ok(Energy { energy: Joules(energy_j), uncertainty })
     }
-}
 
-/// Whether one reading by itself is possible.
-fn check(quantity: Quantity, raw: Raw) -> Result<(), String> {
-    match (quantity, raw) {
-        (Quantity::Counter { turn: Some(0), .. }, _) => {
-            Err("the range of the counter is zero, so it cannot be read".to_owned())
+    /// Whether one reading by itself is possible.
+    fn possible(&self, raw: Raw) -> Result<(), String> {
+        let most = self.domain.kind.most();
+        match (self.domain.quantity, raw) {
+            (Quantity::Counter { turn: Some(0), .. }, _) => {
+                Err("the range of the counter is zero, so it cannot be read".to_owned())
+            }
+            (Quantity::Counter { turn: Some(turn), .. }, Raw::Counts(counts)) if counts > turn => {
+                Err(format!("the counter reads {counts} but its range is {turn}"))
+            }
+            (Quantity::Power { .. }, Raw::Power(power)) if !power.0.is_finite() || power.0 < 0.0 => {
+                Err(format!("the power reads {} W", power.0))
+            }
+            (Quantity::Power { .. }, Raw::Power(power)) if power.0 > most.0 => {
+                Err(format!("the power reads {} W, more than {:.0} W", power.0, most.0))
+            }
+            (Quantity::Counter { .. }, Raw::Counts(_)) | (Quantity::Power { .. }, Raw::Power(_)) => Ok(()),
+            _ => Err("it gives power for energy, or energy for power".to_owned()),
         }
-        (Quantity::Counter { turn: Some(turn), .. }, Raw::Counts(counts)) if counts > turn => {
-            Err(format!("the counter reads {counts} but its range is {turn}"))
-        }
-        (Quantity::Power { .. }, Raw::Power(power)) if !power.0.is_finite() || power.0 < 0.0 => {
-            Err(format!("the power reads {} W", power.0))
-        }
-        (Quantity::Counter { .. }, Raw::Counts(_)) | (Quantity::Power { .. }, Raw::Power(_)) => Ok(()),
-        _ => Err("it gives power for energy, or energy for power".to_owned()),
     }
 }

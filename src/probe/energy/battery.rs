@@ -79,7 +79,8 @@ pub(super) fn open(root: Option<&Path>) -> Result<Box<dyn Source>, Refusal> {
         });
         battery.packs.push(Pack { folder, gauge, last, given_uj: BEGIN_UJ });
     }
-    battery.discharging().map_err(|why| Refusal::with(why, UNPLUG))?;
+    let feeds = battery.plugged().map_or_else(|| battery.discharging(), Err);
+    feeds.map_err(|why| Refusal::with(why, UNPLUG))?;
     Ok(Box::new(battery))
 }
 
@@ -93,20 +94,25 @@ fn mains(supplies: &Path) -> Option<String> {
 }
 
 impl Battery {
-    /// That the batteries, and nothing else, feed the machine. Of several, one may rest.
-    fn discharging(&self) -> Result<(), String> {
+    /// What else feeds the machine.
+    fn plugged(&self) -> Option<String> {
         if let Some(mains) = mains(&self.supplies) {
-            return Err(format!("the machine is on mains ({mains} is online)"));
+            return Some(format!("the machine is on mains ({mains} is online)"));
         }
-        let mut any = false;
-        for (pack, domain) in self.packs.iter().zip(&self.domains) {
-            match read(&pack.folder.join("status"))?.as_str() {
-                "Discharging" => any = true,
-                "Charging" => return Err(format!("{} is charging", domain.name)),
-                _ => {}
+        let charging =
+            |pack: &Pack| read(&pack.folder.join("status")).is_ok_and(|status| status == "Charging");
+        let charged = self.packs.iter().zip(&self.domains).find(|(pack, _)| charging(pack));
+        charged.map(|(_, domain)| format!("{} is charging", domain.name))
+    }
+
+    /// That the batteries feed it. Of several, one may rest.
+    fn discharging(&self) -> Result<(), String> {
+        for pack in &self.packs {
+            if read(&pack.folder.join("status"))? == "Discharging" {
+                return Ok(());
             }
         }
-        if any { Ok(()) } else { Err("no battery says that it is discharging".to_owned()) }
+        Err("no battery says that it is discharging".to_owned())
     }
 }
 
@@ -154,11 +160,17 @@ impl Source for Battery {
         &self.domains
     }
 
-    fn read(&mut self, _: Duration, only: Option<usize>, readings: &mut Vec<Reading>) {
-        let discharging = self.discharging();
+    fn read(&mut self, now: Duration, only: Option<usize>, readings: &mut Vec<Reading>) {
+        let plugged = self.plugged();
+        let discharging = plugged.clone().map_or_else(|| self.discharging(), Err);
         read_each(&mut self.packs, only, readings, |pack| {
             let counts = pack.counts();
             discharging.clone().and(counts).map(Raw::Counts)
         });
+        // The plug may be out again at the next reading; what was measured meanwhile is spoiled all the same.
+        if let Some(why) = plugged {
+            let spoiled = |domain| Reading { domain, at: Some(now), raw: Err(why.clone()) };
+            readings.extend((0..self.packs.len()).map(spoiled));
+        }
     }
 }

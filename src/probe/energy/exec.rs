@@ -7,12 +7,13 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, waitid};
 
-use super::source::{Domain, DomainKind, Quantity, Raw, Reading, Refusal, Source, shown};
+use super::source::{Domain, DomainKind, LONGEST_PERIOD, Quantity, Raw, Reading, Refusal, Source, shown};
 use crate::units::{Joules, Watts};
 
 /// How long a meter has for its first two readings, besides twice the period that it states.
@@ -23,6 +24,9 @@ const BACKLOG: usize = 1 << 16;
 
 /// A longer line is nonsense.
 const LONGEST_LINE: u64 = 4096;
+
+/// Readings by which the domains must have come round.
+const LONGEST_OPENING: usize = 1000;
 
 /// How much of its interval a reading is moved at most to follow the meter's clock: 0.1 %.
 const FOLLOW: f64 = 1e-3;
@@ -105,6 +109,11 @@ impl Protocol {
         match parse(line) {
             Ok(Line::Nothing) => {}
             Ok(Line::Value { at_s, domain, value }) if self.domains.is_empty() => {
+                if self.opening.len() == LONGEST_OPENING {
+                    return Err(format!(
+                        "of the meter's first {LONGEST_OPENING} readings no two are of one domain at two times"
+                    ));
+                }
                 self.opening.push((arrival, at_s, domain, value));
                 self.begin(readings)?;
             }
@@ -128,6 +137,9 @@ impl Protocol {
             format!("the time of the meter's readings went back from {first_s} to {last_s} s")
         })?;
         let update_period = self.stated_period.unwrap_or(measured).max(Duration::from_millis(1));
+        if update_period > LONGEST_PERIOD {
+            return Err(format!("the meter's readings are {:.0} s apart", update_period.as_secs_f64()));
+        }
         for (_, _, name, value) in &self.opening {
             if self.domains.iter().any(|domain| domain.name == *name) {
                 continue;
@@ -210,7 +222,8 @@ fn parse(line: &str) -> Result<Line, String> {
         "part" if !rest.contains(char::is_whitespace) => return Ok(Line::Part(rest.to_owned())),
         "period" => {
             let period = rest.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
-            return period.filter(|period| !period.is_zero()).map(Line::Period).ok_or_else(nonsense);
+            let possible = |period: &Duration| !period.is_zero() && *period <= LONGEST_PERIOD;
+            return period.filter(possible).map(Line::Period).ok_or_else(nonsense);
         }
         _ => {}
     }
@@ -242,13 +255,22 @@ enum Said {
     End,
 }
 
+/// The last line of a meter's standard error, and the thread that reads it.
+struct Complaint {
+    line: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// The process groups of the meters that run.
+static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
 /// A running meter.
 struct Exec {
     name: String,
     protocol: Protocol,
     child: Child,
     said: Receiver<Said>,
-    complaint: Arc<Mutex<String>>,
+    complaint: Complaint,
     /// Why there will be no more readings.
     ended: Option<String>,
     /// Readings of the opening, that nobody has seen.
@@ -264,12 +286,17 @@ struct Exec {
 /// # Errors
 /// If it does not start, ends, or prints no two readings of one domain in time.
 pub(super) fn open(command: &str) -> Result<Box<dyn Source>, Refusal> {
-    let mut child = start(command).map_err(|e| Refusal::new(format!("cannot start '{command}': {e}")))?;
-    let complaint = Arc::new(Mutex::new(String::new()));
-    if let Some(stderr) = child.stderr.take() {
-        let complaint = Arc::clone(&complaint);
-        std::thread::spawn(move || keep_last_line(stderr, &complaint));
-    }
+    let mut child = {
+        let mut running = running();
+        let child = start(command).map_err(|e| Refusal::new(format!("cannot start '{command}': {e}")))?;
+        running.extend(group(&child));
+        child
+    };
+    let line = Arc::new(Mutex::new(String::new()));
+    let reader = child.stderr.take().map(|stderr| {
+        let line = Arc::clone(&line);
+        std::thread::spawn(move || keep_last_line(stderr, &line))
+    });
     let (say, said) = sync_channel(BACKLOG);
     if let Some(stdout) = child.stdout.take() {
         std::thread::spawn(move || say_lines(stdout, &say));
@@ -280,7 +307,7 @@ pub(super) fn open(command: &str) -> Result<Box<dyn Source>, Refusal> {
         protocol: Protocol::new(),
         child,
         said,
-        complaint,
+        complaint: Complaint { line, reader },
         ended: None,
         early: Vec::new(),
         began,
@@ -288,19 +315,48 @@ pub(super) fn open(command: &str) -> Result<Box<dyn Source>, Refusal> {
     };
     while exec.protocol.domains().is_empty() {
         let patience = PATIENCE + exec.protocol.stated_period.unwrap_or_default() * 2;
-        match exec.said.recv_timeout(patience.saturating_sub(began.elapsed())) {
+        let late = || {
+            let why = format!("the meter printed no two readings in {} s", patience.as_secs());
+            Refusal::with(why, "if it is slow, let it print 'period SECONDS' first")
+        };
+        let left = patience.checked_sub(began.elapsed()).ok_or_else(late)?;
+        match exec.said.recv_timeout(left) {
             Ok(Said::Line(arrival, line)) => {
                 let arrival = arrival.saturating_duration_since(began);
                 exec.protocol.take(arrival, &line, &mut exec.early).map_err(Refusal::new)?;
             }
-            Err(RecvTimeoutError::Timeout) => {
-                let why = format!("the meter printed no two readings in {} s", patience.as_secs());
-                return Err(Refusal::with(why, "if it is slow, let it print 'period SECONDS' first"));
-            }
+            Err(RecvTimeoutError::Timeout) => return Err(late()),
             Ok(Said::End) | Err(RecvTimeoutError::Disconnected) => return Err(Refusal::new(exec.obituary())),
         }
     }
     Ok(Box::new(exec))
+}
+
+/// Ends every meter of this process and then the process, in the middle of whatever its other threads do.
+pub fn end_with_meters(code: i32) -> ! {
+    // Held until the end: no meter starts any more, and the number of none is free for others.
+    let groups = running();
+    let end = |signal| {
+        for group in groups.iter() {
+            // One that has ended already is what is wanted.
+            let _ = kill_process_group(*group, signal);
+        }
+    };
+    if !groups.is_empty() {
+        end(Signal::TERM);
+        std::thread::sleep(FAREWELL / 2);
+        end(Signal::KILL);
+    }
+    std::process::exit(code)
+}
+
+fn running() -> MutexGuard<'static, Vec<Pid>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The process group of a meter.
+fn group(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
 }
 
 fn start(command: &str) -> std::io::Result<Child> {
@@ -334,10 +390,10 @@ fn say_lines(stdout: impl Read, say: &SyncSender<Said>) {
     }
 }
 
-fn keep_last_line(stderr: ChildStderr, complaint: &Mutex<String>) {
+fn keep_last_line(stderr: ChildStderr, last: &Mutex<String>) {
     for line in BufReader::new(stderr).lines().map_while(std::io::Result::ok) {
         if !line.trim().is_empty() {
-            *complaint.lock().unwrap_or_else(PoisonError::into_inner) = shown(line.trim());
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = shown(line.trim());
         }
     }
 }
@@ -349,16 +405,12 @@ impl Exec {
         let start = Instant::now();
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         loop {
-            match waitid(WaitId::Pid(self.group()?), options) {
+            match waitid(WaitId::Pid(group(&self.child)?), options) {
                 Ok(None) if start.elapsed() < FAREWELL => std::thread::sleep(Duration::from_millis(1)),
                 Ok(status) => return status,
                 Err(_) => return None,
             }
         }
-    }
-
-    fn group(&self) -> Option<Pid> {
-        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
     }
 
     /// Why the meter ended.
@@ -372,10 +424,22 @@ impl Exec {
             },
             None => "the meter closed its output".to_owned(),
         };
-        match self.complaint.lock().unwrap_or_else(PoisonError::into_inner).as_str() {
+        match self.complaint.last().as_str() {
             "" => how,
             complaint => format!("{how}: {complaint}"),
         }
+    }
+}
+
+impl Complaint {
+    /// The last line, once the meter has ended: all that it said has been read, unless a child of it still
+    /// holds its standard error.
+    fn last(&self) -> String {
+        let start = Instant::now();
+        while self.reader.as_ref().is_some_and(|reader| !reader.is_finished()) && start.elapsed() < FAREWELL {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -401,7 +465,13 @@ impl Source for Exec {
         let began = self.began;
         let zero = *self.zero.get_or_insert_with(|| Instant::now().checked_sub(now).unwrap_or(began));
         let mut new = std::mem::take(&mut self.early);
+        let mut lines = 0;
         while self.ended.is_none() {
+            if lines == BACKLOG {
+                self.ended = Some("the meter prints faster than it can be read".to_owned());
+                break;
+            }
+            lines += 1;
             match self.said.try_recv() {
                 Ok(Said::Line(arrival, line)) => {
                     let arrival = arrival.saturating_duration_since(began);
@@ -426,10 +496,13 @@ impl Source for Exec {
 
 impl Drop for Exec {
     fn drop(&mut self) {
-        let Some(group) = self.group() else { return };
+        let Some(group) = group(&self.child) else { return };
         let _ = kill_process_group(group, Signal::TERM);
         self.exit();
         let _ = kill_process_group(group, Signal::KILL);
+        let mut running = running();
+        running.retain(|running| *running != group);
+        // From here on its number may be somebody else's.
         let _ = self.child.wait();
     }
 }

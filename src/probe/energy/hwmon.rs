@@ -5,15 +5,18 @@
 //! `inN_input` in millivolts times `currN_input` in milliamperes (INA3221, hwmon/ina3221.rst).
 //!
 //! What is a total, first that applies: CPU sockets (amd_energy); the supply of the whole board (`VDD_IN`,
-//! `POM_5V_IN`); the machine's power meter or its supplies' inputs (`pin`); a sensor that is the only one.
-//! Rails of which nobody says whether one contains the other are never added up.
+//! `POM_5V_IN`); the machine's one power meter (ACPI); the inputs (`pin`) of its power supplies, if all are of
+//! one driver, for that of a voltage regulator behind them is called the same; a power monitor that is the only
+//! sensor. Rails of which nobody says whether one contains the other are never added up. Batteries, which hwmon
+//! shows again, belong to another source.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::powercap::RAPL_PERIOD;
 use super::source::{
-    Domain, DomainKind, Quantity, Raw, Reading, Refusal, Source, below, read, read_each, read_number,
+    Domain, DomainKind, LONGEST_PERIOD, Quantity, Raw, Reading, Refusal, Source, below, read, read_each,
+    read_number,
 };
 use crate::units::{Joules, Watts};
 
@@ -24,6 +27,13 @@ pub(super) const UNSTATED: Duration = Duration::from_secs(1);
 
 /// Rails that feed the whole board: Jetson Orin, Xavier NX and TX2 NX; Jetson Nano and TX1.
 pub(super) const BOARD_INPUTS: [&str; 2] = ["VDD_IN", "POM_5V_IN"];
+
+/// Beginnings of the names of drivers of chips that do nothing but measure a supply: TI's INA, Analog's LTC
+/// and ADM, Microchip's PAC. The only power that another driver tells may be that of a laser or a fan.
+pub(super) const MONITORS: [&str; 4] = ["ina", "ltc", "adm", "pac"];
+
+/// Driver of ACPI's power meters.
+const POWER_METER: &str = "power_meter";
 
 /// Drivers of GPUs.
 const GPUS: [&str; 4] = ["amdgpu", "nouveau", "i915", "xe"];
@@ -42,6 +52,7 @@ enum Sensor {
 /// A sensor, before it is known which of them make the total.
 struct Found {
     sensor: Sensor,
+    driver: String,
     name: String,
     kind: DomainKind,
     tier: Tier,
@@ -54,6 +65,7 @@ struct Found {
 enum Tier {
     Sockets,
     Board,
+    Meter,
     Supplies,
     Part,
 }
@@ -66,8 +78,9 @@ pub(super) fn open(root: Option<&Path>) -> Result<Box<dyn Source>, Refusal> {
         .collect();
     chips.sort();
     let mut found: Vec<Found> = Vec::new();
+    let batteries = batteries(root);
     for chip in chips {
-        for mut sensor in sensors(&chip) {
+        for mut sensor in sensors(&chip, &batteries) {
             if sensor.sensor.read().is_err() {
                 continue; // A sensor that is switched off, or the root user's.
             }
@@ -81,12 +94,12 @@ pub(super) fn open(root: Option<&Path>) -> Result<Box<dyn Source>, Refusal> {
     if found.is_empty() {
         return Err(Refusal::new(format!("no sensor of {} tells power or energy", folder.display())));
     }
-    let lone = found.len() == 1;
+    settle(&mut found);
     let tier = found.iter().map(|sensor| sensor.tier).min();
     let mut hwmon = Hwmon { domains: Vec::new(), sensors: Vec::new() };
     for sensor in found {
         hwmon.domains.push(Domain {
-            in_total: lone || (sensor.tier < Tier::Part && Some(sensor.tier) == tier),
+            in_total: sensor.tier < Tier::Part && Some(sensor.tier) == tier,
             name: sensor.name,
             kind: sensor.kind,
             quantity: sensor.quantity,
@@ -105,9 +118,51 @@ pub(super) fn open(root: Option<&Path>) -> Result<Box<dyn Source>, Refusal> {
     Ok(Box::new(hwmon))
 }
 
+/// Corrects what each sensor alone promises by what the others are.
+fn settle(found: &mut [Found]) {
+    let drivers_of = |tier: Tier| -> Vec<&str> {
+        found.iter().filter(|sensor| sensor.tier == tier).map(|sensor| sensor.driver.as_str()).collect()
+    };
+    // Of several meters, or of inputs of different drivers, nobody says whether one contains the other.
+    let several_meters = drivers_of(Tier::Meter).len() > 1;
+    let inputs = drivers_of(Tier::Supplies);
+    let several_kinds = inputs.iter().any(|driver| *driver != inputs[0]);
+    for sensor in found.iter_mut() {
+        let unclear = match sensor.tier {
+            Tier::Meter => several_meters,
+            Tier::Supplies => several_kinds,
+            _ => false,
+        };
+        if unclear {
+            sensor.tier = Tier::Part;
+        }
+    }
+    if let [sensor] = found
+        && MONITORS.iter().any(|prefix| sensor.driver.starts_with(prefix))
+    {
+        sensor.tier = Tier::Board;
+    }
+}
+
+/// The names under which hwmon shows power supplies again.
+fn batteries(root: Option<&Path>) -> Vec<String> {
+    let supplies = std::fs::read_dir(below(root, "/sys/class/power_supply"));
+    let names = supplies.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.map(|name| name.replace('-', "_")).collect()
+}
+
 /// The sensors of power and energy of one chip.
-fn sensors(chip: &Path) -> Vec<Found> {
+fn sensors(chip: &Path, batteries: &[String]) -> Vec<Found> {
     let Ok(driver) = read(&chip.join("name")) else { return Vec::new() };
+    if batteries.contains(&driver.replace('-', "_")) {
+        return Vec::new();
+    }
+    // The driver of ACPI's power meter keeps its files with the device.
+    let chip = if driver == POWER_METER && !chip.join("power1_average").exists() {
+        &chip.join("device")
+    } else {
+        chip
+    };
     let files: Vec<String> = std::fs::read_dir(chip)
         .into_iter()
         .flatten()
@@ -122,7 +177,8 @@ fn sensors(chip: &Path) -> Vec<Found> {
     };
     let path = |file: String| chip.join(file);
     let milliseconds = |file: String| {
-        read_number(&path(file), "milliseconds").ok().filter(|ms| *ms > 0).map(Duration::from_millis)
+        let period = read_number(&path(file), "milliseconds").ok().map(Duration::from_millis);
+        period.filter(|period| !period.is_zero() && *period <= LONGEST_PERIOD)
     };
     let interval = milliseconds("update_interval".to_owned());
     for n in numbers("energy", "_input") {
@@ -172,16 +228,14 @@ fn named(sensor: Sensor, driver: &str, label: String, quantity: Quantity, update
         (label, DomainKind::Rail, Tier::Board)
     } else if GPUS.contains(&driver) {
         (format!("{driver}-{label}"), DomainKind::Gpu, Tier::Part)
-    } else if driver == "power_meter" || label.starts_with("pin") {
-        (
-            if label.starts_with("pin") { format!("{driver}-{label}") } else { label },
-            DomainKind::Meter,
-            Tier::Supplies,
-        )
+    } else if driver == POWER_METER {
+        (label, DomainKind::Meter, Tier::Meter)
+    } else if label.starts_with("pin") {
+        (format!("{driver}-{label}"), DomainKind::Meter, Tier::Supplies)
     } else {
         (label, DomainKind::Rail, Tier::Part)
     };
-    Found { sensor, name, kind, tier, quantity, update_period }
+    Found { sensor, driver: driver.to_owned(), name, kind, tier, quantity, update_period }
 }
 
 /// How often a counter moves, measured for at most 50 ms; [`UNSTATED`] if it does not move twice.

@@ -2,14 +2,16 @@
 //!
 //! `in_powerN_input` is in milliwatts, or `in_powerN_raw` times `in_powerN_scale` (or `in_power_scale`) is
 //! (Documentation/ABI/testing/sysfs-bus-iio of Linux); NVIDIA's driver names its rails in `rail_name_N`.
-//! What makes the total is decided as in `hwmon`: the supply of the whole board, else a lone sensor.
+//! What makes the total is decided as in `hwmon`: the supply of the whole board, else a power monitor that is
+//! the only sensor.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::hwmon::{BOARD_INPUTS, UNSTATED};
+use super::hwmon::{BOARD_INPUTS, MONITORS, UNSTATED};
 use super::source::{
-    Domain, DomainKind, Quantity, Raw, Reading, Refusal, Source, below, read, read_each, shown,
+    Domain, DomainKind, LONGEST_PERIOD, Quantity, Raw, Reading, Refusal, Source, below, read, read_each,
+    shown,
 };
 use crate::units::Watts;
 
@@ -22,6 +24,8 @@ struct Iio {
 
 struct Sensor {
     path: PathBuf,
+    /// Whether its device does nothing but measure a supply.
+    is_monitor: bool,
     /// Milliwatts of one unit of the file.
     scale: f64,
 }
@@ -37,7 +41,7 @@ pub(super) fn open(root: Option<&Path>) -> Result<Box<dyn Source>, Refusal> {
     for device in devices {
         iio.add(&device);
     }
-    if let [domain] = iio.domains.as_mut_slice() {
+    if let ([domain], Some(true)) = (iio.domains.as_mut_slice(), iio.sensors.first().map(|s| s.is_monitor)) {
         domain.in_total = true;
     }
     if iio.domains.is_empty() {
@@ -63,11 +67,14 @@ impl Iio {
             .collect();
         files.sort();
         let number = |file: String| read(&device.join(file)).ok()?.parse::<f64>().ok();
+        let driver = read(&device.join("name")).unwrap_or_default();
+        let is_monitor = MONITORS.iter().any(|prefix| driver.starts_with(prefix));
         let rate =
             number("in_power_sampling_frequency".to_owned()).or(number("sampling_frequency".to_owned()));
         let update_period = rate
             .filter(|hz| *hz > 0.0)
             .and_then(|hz| Duration::try_from_secs_f64(1.0 / hz).ok())
+            .filter(|period| *period <= LONGEST_PERIOD)
             .unwrap_or(UNSTATED);
         for file in &files {
             let Some(channel) = file.strip_prefix("in_power") else { continue };
@@ -83,7 +90,7 @@ impl Iio {
                 continue;
             };
             let Some(scale) = scale else { continue };
-            let sensor = Sensor { path: device.join(file), scale };
+            let sensor = Sensor { path: device.join(file), is_monitor, scale };
             if sensor.raw().is_err() {
                 continue;
             }

@@ -91,7 +91,8 @@ impl Meter {
         Meter { shared, simulated: root.map(Path::to_owned), reader }
     }
 
-    /// Whether a thread reads in the background: for counters that turn over, and for power.
+    /// Whether a thread reads in the background: for counters that turn over, power, and readings that come of
+    /// themselves.
     pub fn reads_in_background(&self) -> bool {
         self.reader.is_some()
     }
@@ -106,8 +107,9 @@ impl Meter {
         self.mark_with(|tracker| tracker.mark(self.shared.epoch.elapsed(), clock::slept()))
     }
 
-    /// As [`Meter::mark`], but waits until a counter of the first source has just moved, where one moves
-    /// at least every 5 ms: that edge of the window is then known to some microseconds.
+    /// As [`Meter::mark`], but waits until the counters in the total of the first source have moved, where they
+    /// move at least every 5 ms, and one of them just now: that edge of the window is then known to some
+    /// microseconds.
     pub fn mark_aligned(&self) -> Mark {
         let mut first = true;
         self.mark_with(|tracker| {
@@ -168,7 +170,8 @@ impl Meter {
         let Some(Slot::Open(tracker)) = self.shared.slots.first() else { return Duration::ZERO };
         let tracker = lock(tracker);
         let domains = tracker.source().domains().iter().filter(|domain| domain.in_total);
-        domains.map(|domain| domain.update_period).max().unwrap_or_default() * MIN_WINDOW_PERIODS
+        let slowest = domains.map(|domain| domain.update_period).max().unwrap_or_default();
+        slowest.saturating_mul(MIN_WINDOW_PERIODS)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Energy from RAPL's registers by `/dev/cpu/N/msr`, for kernels that offer them in no other way.
 //!
 //! Intel: SDM volume 4, MSR_RAPL_POWER_UNIT and the registers below; a counter has 32 bits, in units of
-//! 2^-ESU J. AMD: the Processor Programming Reference of family 17h and later. On Intel's servers since
+//! 2^-ESU J, of Silvermont's and Airmont's Atoms of 2^ESU uJ (SDM volume 4, "MSRs in Processors Based on
+//! Silvermont Microarchitecture"). AMD: the Processor Programming Reference of family 17h and later. On Intel's servers since
 //! Haswell the memory counts in units of 2^-16 J (15.3 uJ) whatever the unit register says ("Intel Xeon
 //! Processor E5-1600 and E5-2600 v3 Product Families, Volume 2", 330784-001), and since Sapphire Rapids the
 //! platform in units of 1 J (arch/x86/events/rapl.c of Linux).
@@ -40,6 +41,9 @@ const FIXED_DRAM_UNIT: [u32; 8] = [0x3F, 0x4F, 0x56, 0x55, 0x6A, 0x6C, 0x57, 0x8
 
 /// Models of family 6 whose platform counts in units of 1 J: Sapphire and Emerald Rapids.
 const FIXED_PSYS_UNIT: [u32; 2] = [0x8F, 0xCF];
+
+/// Models of family 6 whose unit register tells units of 2^ESU uJ: the Atoms Silvermont and Airmont.
+const MICROJOULE_UNIT: [u32; 5] = [0x37, 0x4A, 0x4C, 0x5A, 0x5D];
 
 const AMD_UNIT: u64 = 0xC001_0299;
 const AMD_CORE: u64 = 0xC001_029A;
@@ -103,7 +107,12 @@ impl Msr {
         let mut dies: Vec<Place> = places.to_vec();
         dies.dedup_by_key(|place| (place.package, place.die));
         for (i, die) in dies.iter().enumerate() {
-            let unit = unit(root, die.cpu, INTEL_UNIT)?;
+            let esu = energy_status_unit(root, die.cpu, INTEL_UNIT)?;
+            let unit = if MICROJOULE_UNIT.contains(&cpu.model) {
+                Joules(1e-6 * 2_f64.powi(esu))
+            } else {
+                Joules(0.5_f64.powi(esu))
+            };
             for (number, kind, prefix) in INTEL {
                 let unit = match kind {
                     DomainKind::Dram if FIXED_DRAM_UNIT.contains(&cpu.model) => Joules(1.0 / 65_536.0),
@@ -126,7 +135,7 @@ impl Msr {
         let mut packages: Vec<Place> = places.to_vec();
         packages.dedup_by_key(|place| place.package);
         for package in &packages {
-            let unit = unit(root, package.cpu, AMD_UNIT)?;
+            let unit = Joules(0.5_f64.powi(energy_status_unit(root, package.cpu, AMD_UNIT)?));
             let name = format!("package-{}", package.package);
             self.add(root, package.cpu, AMD_PACKAGE, unit, name, DomainKind::Package)?;
             let mut cores: Vec<&Place> = places.iter().filter(|p| p.package == package.package).collect();
@@ -172,8 +181,8 @@ impl Msr {
     }
 }
 
-/// The unit of energy: 2^-ESU J, of which ESU is bits 12 to 8 of the unit register.
-fn unit(root: Option<&Path>, cpu: u32, number: u64) -> Result<Joules, Refusal> {
+/// ESU: bits 12 to 8 of the unit register.
+fn energy_status_unit(root: Option<&Path>, cpu: u32, number: u64) -> Result<i32, Refusal> {
     let register = Register::open(root, cpu, number)?;
     match register.read_whole().map_err(Refusal::new)? {
         0 => {
@@ -181,7 +190,7 @@ fn unit(root: Option<&Path>, cpu: u32, number: u64) -> Result<Joules, Refusal> {
                 format!("register {number:#x} of {} reads 0, which is no unit", register.path.display());
             Err(Refusal::with(why, NONE_IN_A_VM))
         }
-        bits => Ok(Joules(0.5_f64.powi((bits >> 8 & 0x1F) as i32))),
+        bits => Ok((bits >> 8 & 0x1F) as i32),
     }
 }
 

@@ -71,6 +71,9 @@ pub enum Quantity {
     },
 }
 
+/// A longer update period than an hour is no instrument's, but an error in a file or a meter.
+pub(super) const LONGEST_PERIOD: Duration = Duration::from_secs(3600);
+
 /// A part of the machine whose energy a source knows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Domain {

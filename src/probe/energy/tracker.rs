@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::accumulate::{Energy, Ledger, LedgerMark};
-use super::source::{DomainKind, Quantity, Raw, Reading, Source};
+use super::source::{Domain, DomainKind, Quantity, Raw, Reading, Source};
 use crate::figure::Figure;
 use crate::units::Joules;
 
@@ -15,6 +15,9 @@ const SAMPLING_MOST: Duration = Duration::from_secs(1);
 
 /// Sampling may take a 500th of a thread's time.
 const SAMPLING_SHARE: u32 = 500;
+
+/// How often readings that came of themselves are taken up, and the state of the plug.
+const TAKING_UP: Duration = Duration::from_secs(1);
 
 /// Counters up to this period are waited for at the edges of a window.
 const ALIGNABLE: Duration = Duration::from_millis(5);
@@ -92,7 +95,8 @@ impl Tracker {
     }
 
     /// How often [`Tracker::read`] has to be called between marks, if at all: so often that no counter
-    /// turns over twice at the most that its domain can draw, and that power is sampled.
+    /// turns over twice at the most that its domain can draw, that power is sampled, that no meter has to wait
+    /// with its lines, and that no battery is charged unseen.
     pub fn interval(&self) -> Option<Duration> {
         self.interval
     }
@@ -119,41 +123,73 @@ impl Tracker {
     }
 
     /// As [`Tracker::mark`], at the moment when the counter of the first domain of the total has just
-    /// moved. Spins for two update periods at most; a counter that has not moved by then is waited for with
-    /// pauses, and one that does not move at all spoils the window. Without such a counter it waits for
-    /// nothing.
+    /// moved, once the others of the total have. Spins for two update periods at most; a counter that has not
+    /// moved by then is waited for with pauses, and one that does not move at all spoils the window. Counters
+    /// that are renewed too rarely, and readings that come of themselves, are not waited for.
     pub(super) fn mark_aligned(
         &mut self,
         clock: impl Fn() -> Duration,
         slept: impl Fn() -> Duration,
     ) -> LedgerMark {
-        let aligned = self.source.domains().iter().position(|domain| {
+        let alignable = |domain: &Domain| {
             domain.in_total
                 && matches!(domain.quantity, Quantity::Counter { .. })
                 && domain.update_period <= ALIGNABLE
-        });
-        let Some(domain) = aligned else { return self.mark(clock(), slept()) };
+        };
+        let domains = self.source.domains().iter().enumerate();
+        let mut counters: Vec<usize> =
+            domains.filter(|(_, domain)| alignable(domain)).map(|(i, _)| i).collect();
+        if self.source.pushes() {
+            counters.clear();
+        }
+        // The first comes last: its move is the edge.
+        counters.reverse();
+        let looks: Vec<_> = counters.iter().map(|&domain| self.look(domain, &clock)).collect();
+        let mut edge = None;
+        for (i, (&domain, &look)) in counters.iter().zip(&looks).enumerate() {
+            let look = if i + 1 == counters.len() { self.look(domain, &clock) } else { look };
+            edge = look.and_then(|look| self.wait_for_move(domain, look, &clock)).map(|at| (domain, at));
+        }
+        let end = clock();
+        self.read(end, slept());
+        self.ledger.mark(end, |i| edge.filter(|(domain, _)| *domain == i).map(|(_, before)| end - before))
+    }
+
+    /// The time, and what the counter of one domain showed then.
+    fn look(&mut self, domain: usize, clock: &impl Fn() -> Duration) -> Option<(Duration, u64)> {
+        let now = clock();
+        self.counts(domain, now).map(|shown| (now, shown))
+    }
+
+    /// Waits until the counter of one domain shows something else than at an earlier look, and says when the
+    /// last look was before it moved; none if it cannot be read any more, or does not move, which is put down
+    /// as a doubt.
+    fn wait_for_move(
+        &mut self,
+        domain: usize,
+        (mut before, shown): (Duration, u64),
+        clock: &impl Fn() -> Duration,
+    ) -> Option<Duration> {
         let period = self.source.domains()[domain].update_period;
         let start = clock();
-        let first = self.counts(domain, start);
-        let (mut before, mut now) = (start, start);
-        while first.is_some() && self.counts(domain, now) == first {
+        loop {
+            let (now, showing) = self.look(domain, clock)?;
+            if showing != shown {
+                return Some(before);
+            }
+            before = now;
             if now - start > STANDING_STILL {
                 let why = format!(
                     "the counter did not change in {} ms at the edge of the window: it is frozen",
                     STANDING_STILL.as_millis()
                 );
                 self.ledger.doubt(domain, why);
-                break;
+                return None;
             }
             if now - start > 2 * period {
                 std::thread::sleep(period);
             }
-            (before, now) = (now, clock());
         }
-        let end = clock();
-        self.read(end, slept());
-        self.ledger.mark(end, |i| (i == domain).then(|| end - before))
     }
 
     /// What the counter of one domain shows.
@@ -204,15 +240,17 @@ impl Tracker {
 }
 
 fn interval(source: &dyn Source) -> Option<Duration> {
+    // What comes of itself is taken up before it is too much.
     if source.pushes() {
-        return None;
+        return Some(TAKING_UP);
     }
-    let of_domain = |domain: &super::source::Domain| match domain.quantity {
+    let of_domain = |domain: &Domain| match domain.quantity {
         // Half of the shortest time that a turn can take.
         Quantity::Counter { unit, turn: Some(turn), .. } => {
             Some(Duration::from_secs_f64(turn as f64 * unit.0 / domain.kind.most().0 / 2.0))
         }
-        Quantity::Counter { turn: None, .. } => None,
+        // The plug may come and go between two marks.
+        Quantity::Counter { turn: None, .. } => (domain.kind == DomainKind::Battery).then_some(TAKING_UP),
         Quantity::Power { .. } => Some(domain.update_period.max(SAMPLING_LEAST)),
     };
     source.domains().iter().filter_map(of_domain).min()

@@ -169,6 +169,10 @@ pub(super) fn figures(summary: &Summary) -> Result<Vec<Plot>> {
         let columns = &["parameters", "decode_tok_s", "decode_tok_s_min", "decode_tok_s_max"];
         figures.push(Plot::lines("size", &trends::size(summary), ("summary.csv", columns))?);
     }
+    if any(|r| r.usable() && r.parameters.is_some() && BASELINES[1] == r.case.kernel) {
+        let columns = &["baseline", "decode_speedup", "decode_speedup_min", "decode_speedup_max"];
+        figures.push(Plot::lines("speedup_size", &trends::speedup(summary), ("speedup.csv", columns))?);
+    }
     if !summary.scaling.is_empty() {
         let columns = &[
             "base_threads",
@@ -479,7 +483,11 @@ fn rooflines(summary: &Summary) -> Chart {
                 ),
             };
             let work = match decode {
-                true => format!("{} after a prompt of {}", count(case.n_gen - 1, "step"), case.n_prompt),
+                true => format!(
+                    "{} after a prompt of {}",
+                    count(case.n_gen.saturating_sub(1), "step"),
+                    case.n_prompt
+                ),
                 false => format!("prompt of {}", case.n_prompt),
             };
             let group = format!(
@@ -554,8 +562,9 @@ fn energy(summary: &Summary) -> Chart {
         }
     }
     let measured = why.map_or_else(String::new, |why| format!("Measured: unavailable: {why}. "));
+    let simulated = usable().any(|r| matches!(r.energy_j_per_token, Figure::Simulated { .. }));
     Chart {
-        title: "Energy of a generated token".to_owned(),
+        title: format!("Energy of a generated token{}", if simulated { " (simulated)" } else { "" }),
         subtitle: format!(
             "Suite {}. {}{measured}Only solid bars are measurements; arithmetic (45 and 7 nm) is without memory, \
              caches and leakage.",

@@ -42,13 +42,13 @@ pub(super) fn reproduction(summary: &Summary, of: &Reproduction) -> Chart {
         group.rows.push(here(summary, comparison));
     }
     let simulated = of.comparisons.iter().any(|c| matches!(c.here_ratio, Figure::Simulated { .. }));
+    let against = of.against.as_ref().map_or_else(String::new, |against| format!(" against {against}"));
     Chart {
-        title: "Published and here".to_owned(),
+        title: format!("Published and here{}", if simulated { " (simulated)" } else { "" }),
         subtitle: format!(
-            "{} ({}). Ratios against {}; whiskers: range over the rounds.{}",
+            "{} ({}). Ratios{against}; whiskers: range over the rounds.{}",
             of.target.name(),
             of.target.source(),
-            of.against,
             if simulated { " Energy here is SIMULATED, not measured." } else { "" }
         ),
         axis: "ratio, times",
@@ -86,7 +86,7 @@ pub(super) fn published(summary: &Summary, of: &Reproduction) -> Option<Chart> {
             let rows = vec![
                 theirs("llama.cpp f16", c.published_baseline, color_of(summary, BASELINES[1])),
                 theirs("bitnet.cpp", c.published_value, THEIRS),
-                ours(summary, &of.against, &c.here_baseline, c),
+                ours(summary, of.against.as_deref().unwrap_or_default(), &c.here_baseline, c),
             ];
             panel.groups.push(Group { label: c.subject.clone(), rows });
         }
@@ -97,7 +97,7 @@ pub(super) fn published(summary: &Summary, of: &Reproduction) -> Option<Chart> {
     }
     let simulated = of.comparisons.iter().any(|c| matches!(c.here_value, Figure::Simulated { .. }));
     Some(Chart {
-        title: title.to_owned(),
+        title: format!("{title}{}", if simulated { " (simulated)" } else { "" }),
         subtitle: format!(
             "{}. Published bars are of other machines: what can be compared is how bars lie to each other.{}",
             of.target.source(),

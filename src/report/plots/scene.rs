@@ -1,8 +1,6 @@
 //! A drawing as a list of shapes, laid out once and then drawn by both backends, so that the SVG
 //! and the PNG of a figure cannot differ.
 
-use std::path::Path;
-
 use ab_glyph::{Font, FontRef, Glyph, PxScale, ScaleFont, point};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -149,10 +147,21 @@ impl Scene {
         Ok(document)
     }
 
-    /// Writes the drawing as a PNG file, [`PNG_SCALE`] pixels a unit.
-    pub(in crate::report) fn write_png(&self, path: &Path) -> Result<()> {
-        let size = (self.width * PNG_SCALE, self.height * PNG_SCALE);
-        self.draw(&BitMapBackend::new(path, size).into_drawing_area(), f64::from(PNG_SCALE), png_text)
+    /// The drawing as a PNG file, [`PNG_SCALE`] pixels a unit.
+    pub(in crate::report) fn png(&self) -> Result<Vec<u8>> {
+        let (width, height) = (self.width * PNG_SCALE, self.height * PNG_SCALE);
+        let mut pixels = vec![0; width as usize * height as usize * 3];
+        let backend = BitMapBackend::with_buffer(&mut pixels, (width, height));
+        self.draw(&backend.into_drawing_area(), f64::from(PNG_SCALE), png_text)?;
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, width, height);
+        encoder.set_color(png::ColorType::Rgb);
+        let encoded = encoder.write_header().and_then(|mut writer| {
+            writer.write_image_data(&pixels)?;
+            writer.finish()
+        });
+        encoded.map_err(|e| Error::environment(format!("cannot encode: {e}")))?;
+        Ok(file)
     }
 
     fn draw<DB: DrawingBackend>(

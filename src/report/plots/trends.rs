@@ -4,17 +4,22 @@ use std::collections::HashMap;
 
 use super::chart::INK;
 use super::lines::{Lines, Look, Panel, Point, Series};
-use super::{color_of, model_label, rounds, setting};
+use super::{PALETTE, color_of, model_label, rounds, setting};
 use crate::figure::Figure;
 use crate::journal::Case;
+use crate::published::Target;
 use crate::report::text::{count, ratio, round_significant};
 use crate::stats::reproduce::READING_TOK_S;
-use crate::stats::{Row, Spread, Summary};
+use crate::stats::{BASELINES, Row, Spread, Summary};
+
+/// Colours of published lines: none that a kernel has beside them.
+const PUBLISHED: [plotters::style::RGBColor; 2] = [INK, PALETTE[6]];
 
 /// Decode speed of every kernel over the size of the models.
 pub(super) fn size(summary: &Summary) -> Lines {
     let mut panels: Vec<Panel> = Vec::new();
     let mut missing: HashMap<String, usize> = HashMap::new();
+    let mut tied = false;
     for row in summary.rows.iter().filter(|r| of_best_isa(summary, &r.case)) {
         let title = setting(&row.case);
         let (Some(speed), Some(parameters), true) = (row.decode_tok_s, row.parameters, row.usable()) else {
@@ -22,13 +27,10 @@ pub(super) fn size(summary: &Summary) -> Lines {
             continue;
         };
         let panel = panel_of(&mut panels, &title);
-        let name = (parameters, row.case.model.clone());
-        if !panel.names.contains(&name) {
-            panel.names.push(name);
-        }
+        name_size(panel, parameters, &row.case, &mut tied);
         let note = format!(
             "{}, {} {}: {} tokens/s",
-            row.case.model,
+            row.case.model_label(),
             label(summary, &row.case),
             row.case.isa,
             brackets(speed)
@@ -44,15 +46,85 @@ pub(super) fn size(summary: &Summary) -> Lines {
         title: "Decode speed against model size".to_owned(),
         subtitle: format!(
             "Suite {}. {}Size: weights that a token is multiplied with. Of each kernel the fastest \
-             instruction set. Grey band: the speed at which people read.",
+             instruction set. Grey band: the speed at which people read.{}",
             summary.suite,
-            rounds(summary, "Median of", ", bars slowest to fastest")
+            rounds(summary, "Median of", ", bars slowest to fastest"),
+            if tied { " *: measured on tied layers." } else { "" }
         ),
         x: ("parameters", true),
         y: ("decode, tokens/s", true),
         band: Some((READING_TOK_S.0, READING_TOK_S.1, ["people read", "5-7 tokens/s"])),
         panels: sorted(panels),
         empty: "No case has a speed and a size.",
+    }
+}
+
+/// Speedup of every ternary kernel over f16 against the size of the models, beside the published ones if the run
+/// reproduces a table of them.
+pub(super) fn speedup(summary: &Summary) -> Lines {
+    let mut panels: Vec<Panel> = Vec::new();
+    let mut tied = false;
+    let against = BASELINES[1];
+    let parameters_of = |case: &Case| summary.rows.iter().find(|r| r.case.id == case.id)?.parameters;
+    let beyond_baselines = |case: &Case| !BASELINES.contains(&case.kernel.as_str());
+    for s in summary.speedups.iter().filter(|s| s.baseline == against && beyond_baselines(&s.case)) {
+        let (Some(ratios), Some(parameters)) = (s.decode, parameters_of(&s.case)) else { continue };
+        if !of_best_isa(summary, &s.case) {
+            continue;
+        }
+        let panel = panel_of(&mut panels, &setting(&s.case));
+        name_size(panel, parameters, &s.case, &mut tied);
+        let (model, kernel) = (s.case.model_label(), label(summary, &s.case));
+        let note = format!("{model}, {kernel} {}: {} of {against}", s.case.isa, ratio(ratios));
+        add(summary, panel, &s.case, point(parameters, ratios, note));
+    }
+    let published = summary.reproduction.iter().filter(|r| r.target == Target::Speed);
+    let mut sources = Vec::new();
+    for c in published.flat_map(|r| &r.comparisons) {
+        let (Some(parameters), Some(ratio)) = (c.parameters, c.published_ratio) else { continue };
+        if !sources.contains(&c.cpu.as_str()) {
+            sources.push(&c.cpu);
+        }
+        let color = PUBLISHED[sources.iter().position(|s| *s == c.cpu).unwrap_or(0) % PUBLISHED.len()];
+        for panel in &mut panels {
+            let line = series(panel, &format!("published, {}", c.cpu), color, Look::Bound);
+            if line.points.iter().all(|p| p.x != parameters) {
+                line.points.push(Point {
+                    x: parameters,
+                    y: ratio,
+                    spread: None,
+                    hollow: false,
+                    note: String::new(),
+                });
+            }
+        }
+    }
+    Lines {
+        title: "Decode speedup against model size".to_owned(),
+        subtitle: format!(
+            "Suite {}. {}Over {against}. Size: weights that a token is multiplied with. Of each kernel the fastest \
+             instruction set.{}{}",
+            summary.suite,
+            rounds(summary, "Ratio within each round; median of", ", bars smallest to largest"),
+            if sources.is_empty() { "" } else { " Dashed: as published, of other machines." },
+            if tied { " *: measured on tied layers." } else { "" }
+        ),
+        x: ("parameters", true),
+        y: ("times as fast as f16", true),
+        band: None,
+        panels: sorted(panels),
+        empty: "No case has a speedup over f16 and a size.",
+    }
+}
+
+/// Marks the size of a case's model by its name, with a star if its layers are tied: a label of full length would
+/// have no room.
+fn name_size(panel: &mut Panel, parameters: f64, case: &Case, tied: &mut bool) {
+    *tied |= case.tied.is_some();
+    let star = if case.tied.is_some() { "*" } else { "" };
+    let name = (parameters, format!("{}{star}", case.model));
+    if !panel.names.contains(&name) {
+        panel.names.push(name);
     }
 }
 
