@@ -430,3 +430,22 @@ fn a_reproduced_ratio_of_tied_layers_is_marked() {
     let svg = std::fs::read_to_string(dir.path().join("plots/reproduction.svg")).unwrap();
     assert!(svg.contains("4.00x, tied 2 of 5, "), "{svg}");
 }
+
+#[test]
+fn tied_and_full_are_compared_in_turns() {
+    let run = |args: &[&str]| bitjoule().args(["model", "tied"]).args(args).output().unwrap();
+    let output = run(&["125M", "--unique-layers", "6", "--threads", "1", "--pairs", "6"]);
+    // Whether they are as fast is not for a test to say.
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{}", stderr(&output));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.starts_with("125M with 6 layers stored, i2_s ") && said.contains("of 6 pairs; "), "{said}");
+    for (args, why) in [
+        (["125M", "--unique-layers", "11"], "125M has 11 layers; fewer have to be stored"),
+        (["125M", "--unique-layers", "0"], "125M has 11 layers; fewer have to be stored"),
+        (["12M", "--unique-layers", "1"], "12M"),
+    ] {
+        let refused = run(&args);
+        assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+        assert!(stderr(&refused).contains(why), "{}", stderr(&refused));
+    }
+}

@@ -1,13 +1,15 @@
-//! `bitjoule model synth | inspect | convert`
+//! `bitjoule model synth | tied | inspect | convert`
 
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use bitjoule_kernels::Kernel;
+use bitjoule_kernels::{Isa, Kernel};
 
 use crate::error::Result;
 use crate::gguf::{Gguf, I2sLayout, Value};
 use crate::model::{self, EmbeddingType, Geometry, Plan, SYNTH_SEED, WeightType};
+use crate::run::{TiedSteps, tied_in_turns};
+use crate::stats::{Spread, TIED_TOLERANCE, median_interval};
 use crate::units::Bytes;
 
 #[derive(Debug, clap::Subcommand)]
@@ -31,6 +33,23 @@ pub(super) enum Command {
         /// Replace the file if it exists
         #[arg(long)]
         force: bool,
+    },
+    /// Compare the decode speed of a synthetic model that stores fewer layers than it computes with the full one's
+    Tied {
+        /// Size, as of `synth`; both models have to fit into memory
+        size: String,
+        /// Layers that are stored; at least four times the last-level cache
+        #[arg(long, value_name = "N")]
+        unique_layers: u32,
+        /// Kernel of both
+        #[arg(long, default_value = "i2_s")]
+        kernel: String,
+        /// Threads; by default as many as there are CPUs
+        #[arg(long, value_name = "N")]
+        threads: Option<usize>,
+        /// Turns of four decode steps of each
+        #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(6..=100_000))]
+        pairs: u32,
     },
     /// Show what a model file holds, and which kernels can run it
     Inspect {
@@ -69,6 +88,16 @@ impl Command {
                 model::synth(Geometry::by_name(&size)?, None, ty, embedding, seed, &output, force)?;
                 report_file(&output);
             }
+            Command::Tied { size, unique_layers, kernel, threads, pairs } => {
+                let (kernel, threads) =
+                    (super::generate::kernel(&kernel)?, super::generate::threads(threads)?);
+                let isa = kernel.isas().last().copied().unwrap_or(Isa::SCALAR);
+                let of = TiedSteps { size: &size, unique_layers, kernel, isa, threads };
+                let ratios = tied_in_turns(of, pairs, |what| eprintln!("{what}"))?;
+                let (text, differs) = compared(&of, ratios);
+                super::print(&text);
+                return Ok(u8::from(differs));
+            }
             Command::Inspect { model, i2s_layout } => inspect(&Gguf::open(&model)?, i2s_layout.into()),
             Command::Convert { model, output, ty, embedding, i2s_layout, force } => {
                 model::convert(&Gguf::open(&model)?, i2s_layout.into(), ty, embedding, &output, force)?;
@@ -77,6 +106,32 @@ impl Command {
         }
         Ok(0)
     }
+}
+
+/// What the ratios of turns say, and whether tied layers do not stand for the full model.
+fn compared(of: &TiedSteps, mut ratios: Vec<f64>) -> (String, bool) {
+    ratios.sort_by(f64::total_cmp);
+    let median = Spread::of(ratios.iter().copied()).map_or(f64::NAN, |ratios| ratios.median);
+    let (low, high) = median_interval(&ratios).unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
+    let tolerated = (1.0 - TIED_TOLERANCE)..=(1.0 + TIED_TOLERANCE);
+    let differs = high < *tolerated.start() || *tolerated.end() < low;
+    let verdict = match (tolerated.contains(&low) && tolerated.contains(&high), differs) {
+        (true, _) => "within it",
+        (false, true) => "beyond it",
+        (false, false) => "unclear; more pairs, or a quieter machine, would tell",
+    };
+    let text = format!(
+        "{} with {} layers stored, {} {}, {} threads: {median:.4} times as fast a decode step as the full model (median \
+         of {} pairs; {low:.4} to {high:.4} with 95 % confidence). Tolerated are {:.0} %: {verdict}.\n",
+        of.size,
+        of.unique_layers,
+        of.kernel,
+        of.isa,
+        of.threads,
+        ratios.len(),
+        TIED_TOLERANCE * 100.0
+    );
+    (text, differs)
 }
 
 fn report_file(path: &std::path::Path) {

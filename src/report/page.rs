@@ -384,8 +384,20 @@ fn warnings(summary: &Summary, records: &[Record], host: &std::result::Result<Ho
     for row in summary.rows.iter().filter(|r| r.status != Status::Ok) {
         warnings.push(format!("{}: {}", row.case.id, row.status));
     }
+    // What is so of many cases of a model is said once.
+    let mut noted: Vec<(String, String, Vec<&str>)> = Vec::new();
     for row in summary.rows.iter().filter(|r| !r.notes.is_empty()) {
-        warnings.push(format!("{}: {}", row.case.id, row.notes.join("; ")));
+        let (model, notes) = (row.case.model_label(), row.notes.join("; "));
+        match noted.iter_mut().find(|noted| noted.0 == model && noted.1 == notes) {
+            Some((.., cases)) => cases.push(&row.case.id),
+            None => noted.push((model, notes, vec![&row.case.id])),
+        }
+    }
+    for (model, notes, cases) in noted {
+        warnings.push(match cases[..] {
+            [case] => format!("{case}: {notes}"),
+            _ => format!("{} of {model}: {notes}", count(cases.len() as u64, "case")),
+        });
     }
     let planned = |name: &str| summary.rows.iter().any(|r| r.case.id == name);
     for record in records {

@@ -174,7 +174,7 @@ pub(super) fn models(
         .collect()
 }
 
-fn cached(
+pub(super) fn cached(
     size: &str,
     embedding: Option<EmbeddingType>,
     unique_layers: Option<u32>,
