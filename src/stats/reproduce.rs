@@ -520,7 +520,7 @@ fn scaling(run: &Run) -> Vec<Comparison> {
             })
             .collect();
         if cases.is_empty() {
-            let why = format!("this run has no {} with {} threads", row.test, row.threads);
+            let why = format!("this run has no {} with that many threads", row.test);
             let none = Figure::unavailable(why.as_str());
             comparisons.push(subject.compare("thread scaling", ratio, None, neither(&why), none));
         }
