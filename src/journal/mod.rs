@@ -175,6 +175,12 @@ pub struct Case {
 }
 
 impl Case {
+    /// Whether both do the same work with as many threads in one backend, whatever their models and kernels.
+    pub fn same_work(&self, other: &Case) -> bool {
+        (&self.backend, self.threads, self.n_prompt, self.n_gen, &self.kv)
+            == (&other.backend, other.threads, other.n_prompt, other.n_gen, &other.kv)
+    }
+
     /// The model as tables name it: `70B`, `70B (tied 6 of 80)`.
     pub fn model_label(&self) -> String {
         let model = &self.model;

@@ -299,10 +299,7 @@ fn baseline(summary: &Summary, row: &Row, speedup: &Speedup) -> String {
 /// How the best ternary kernel of every model, thread count and workload does against f16.
 fn everywhere(summary: &Summary) -> Option<String> {
     let mut best: Vec<&Speedup> = Vec::new();
-    let same = |a: &Case, b: &Case| {
-        (&a.backend, &a.model, a.threads, a.n_prompt, a.n_gen, &a.kv)
-            == (&b.backend, &b.model, b.threads, b.n_prompt, b.n_gen, &b.kv)
-    };
+    let same = |a: &Case, b: &Case| a.model == b.model && a.same_work(b);
     let median = |s: &Speedup| s.decode.map_or(0.0, |d| d.median);
     for s in summary.speedups.iter().filter(|s| s.baseline == F16 && is_ternary(&s.case)) {
         match best.iter_mut().find(|b| same(&b.case, &s.case)) {

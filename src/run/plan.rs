@@ -277,10 +277,10 @@ pub(super) fn order(schema: u32, cases: &[Case], seed: u64, round: u32) -> Vec<T
 
 /// Whether rates of two cases are divided by each other.
 fn comparable(a: &Case, b: &Case) -> bool {
-    let full =
-        |case: &Case| case.tied.as_ref().map_or_else(|| case.model.clone(), |tied| tied.full_model.clone());
-    (&a.backend, full(a), a.threads, a.n_prompt, a.n_gen, &a.kv)
-        == (&b.backend, full(b), b.threads, b.n_prompt, b.n_gen, &b.kv)
+    fn full(case: &Case) -> &str {
+        case.tied.as_ref().map_or(&case.model, |tied| &tied.full_model)
+    }
+    full(a) == full(b) && a.same_work(b)
 }
 
 fn shuffle<T>(items: &mut [T], state: &mut u64) {

@@ -323,8 +323,8 @@ fn baseline<'a>(speedup: &Speedup, run: &'a Run) -> Option<&'a Row> {
         let (a, b) = (&row.case, &speedup.case);
         a.kernel == speedup.baseline
             && Some(&a.isa) == speedup.baseline_isa.as_ref()
-            && (&a.backend, &a.model, a.threads) == (&b.backend, &b.model, b.threads)
-            && (a.n_prompt, a.n_gen, &a.kv) == (b.n_prompt, b.n_gen, &b.kv)
+            && a.model == b.model
+            && a.same_work(b)
     })
 }
 

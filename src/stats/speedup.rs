@@ -37,8 +37,7 @@ impl Speedup {
 
 /// Whether two cases differ in kernel and instruction set only.
 fn same_group(a: &Case, b: &Case) -> bool {
-    (&a.backend, &a.model, a.threads, a.n_prompt, a.n_gen, &a.kv)
-        == (&b.backend, &b.model, b.threads, b.n_prompt, b.n_gen, &b.kv)
+    a.model == b.model && a.same_work(b)
 }
 
 /// Every case against every baseline kernel that was planned next to it; `rounds[i]` are the rounds

@@ -74,7 +74,9 @@ pub(super) fn pairs(rows: &[Row], rounds: &[Vec<Round>]) -> Vec<TiedPair> {
     for (row, tied_rounds) in rows.iter().zip(rounds) {
         let Some(tied) = &row.case.tied else { continue };
         let full = rows.iter().zip(rounds).find(|(full, _)| {
-            full.case.model == tied.full_model && full.case.tied.is_none() && same_work(&full.case, &row.case)
+            full.case.model == tied.full_model
+                && full.case.tied.is_none()
+                && same_kernel(&full.case, &row.case)
         });
         if let Some((full, full_rounds)) = full {
             pairs.push(pair((row, tied_rounds), (full, full_rounds)));
@@ -84,9 +86,8 @@ pub(super) fn pairs(rows: &[Row], rounds: &[Vec<Round>]) -> Vec<TiedPair> {
 }
 
 /// Whether two cases differ in their model only.
-fn same_work(a: &Case, b: &Case) -> bool {
-    (&a.backend, &a.kernel, &a.isa, a.threads, a.n_prompt, a.n_gen, &a.kv, &a.embedding)
-        == (&b.backend, &b.kernel, &b.isa, b.threads, b.n_prompt, b.n_gen, &b.kv, &b.embedding)
+fn same_kernel(a: &Case, b: &Case) -> bool {
+    (&a.kernel, &a.isa, &a.embedding) == (&b.kernel, &b.isa, &b.embedding) && a.same_work(b)
 }
 
 fn pair((tied, tied_rounds): (&Row, &[Round]), (full, full_rounds): (&Row, &[Round])) -> TiedPair {
