@@ -278,7 +278,7 @@ fn rows(dir: &Path, name: &str) -> Vec<std::collections::HashMap<String, String>
 fn tied_is_compared_with_full_within_each_round() {
     let dir = tempfile::tempdir().unwrap();
     let journal = pair();
-    let written = write_all(dir.path(), &journal.records).unwrap();
+    let (_, written) = write_all(dir.path(), &journal.records).unwrap();
     assert!(written.contains(&dir.path().join("tied.csv")));
     let rows = rows(dir.path(), "tied.csv");
     let [row] = rows.as_slice() else { panic!("{rows:?}") };

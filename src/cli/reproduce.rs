@@ -10,7 +10,6 @@ use crate::probe::energy::EnergyChoice;
 use crate::published::Target;
 use crate::report;
 use crate::run::{RunOptions, new_run_dir, resumable, start};
-use crate::stats;
 use crate::suite::{AGAINST, Suite};
 
 #[derive(Debug, clap::Args)]
@@ -99,12 +98,12 @@ impl Args {
         };
         let outcome = start(suite, &options)?;
         let dir = outcome.dir.display();
-        report::write_all(&outcome.dir, &outcome.records).map_err(|e| resumable(e, &outcome.dir))?;
+        let (summary, _) =
+            report::write_all(&outcome.dir, &outcome.records).map_err(|e| resumable(e, &outcome.dir))?;
         if outcome.interrupted {
             eprintln!("interrupted; what was measured is in {dir}. Go on with: bitjoule run --resume {dir}");
             return Ok(None);
         }
-        let summary = stats::summarize(&outcome.records)?;
         let mut text = format!("\n{}\n{}", target.name(), super::report::verdict(&summary));
         for sentence in summary.reproduction.iter().flat_map(report::sentences) {
             let _ = writeln!(text, "- {sentence}");

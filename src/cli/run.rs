@@ -105,12 +105,12 @@ impl Args {
             }
         };
         let dir = outcome.dir.display();
-        report::write_all(&outcome.dir, &outcome.records).map_err(|e| resumable(e, &outcome.dir))?;
+        let (summary, _) =
+            report::write_all(&outcome.dir, &outcome.records).map_err(|e| resumable(e, &outcome.dir))?;
         if outcome.interrupted {
             eprintln!("interrupted; what was measured is in {dir}. Go on with: bitjoule run --resume {dir}");
             return Ok(INTERRUPTED);
         }
-        let summary = stats::summarize(&outcome.records)?;
         super::print(&format!(
             "{}\n{}{}\nTables and plots: {dir}\n",
             report::terminal_summary(&summary, super::report::terminal_width()),

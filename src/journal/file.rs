@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use super::{Record, SCHEMA};
 use crate::error::{Error, Result};
 
@@ -48,33 +50,34 @@ pub fn read(dir: &Path) -> Result<Contents> {
 fn parse(bytes: &[u8]) -> Result<Contents> {
     // A line without its end is one that its writer did not finish, and nothing was built upon it.
     let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1);
-    let mut records = Vec::new();
-    for (i, line) in bytes[..whole].split(|&b| b == b'\n').enumerate() {
-        if line.is_empty() {
-            continue;
-        }
-        // The schema comes first: records of a newer one need not parse at all.
-        #[derive(serde::Deserialize)]
-        struct Head {
-            #[serde(default)]
-            schema: u32,
-        }
-        let damaged = |e: &serde_json::Error| {
-            Error::input(format!(
-                "line {}: not a journal record ({e}); the file was damaged or edited, remove that line to use \
-                 the others",
-                i + 1
-            ))
-        };
-        let head: Head = serde_json::from_slice(line).map_err(|e| damaged(&e))?;
+    let lines: Vec<(usize, &[u8])> =
+        bytes[..whole].split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.is_empty()).collect();
+    let damaged = |i: usize, e: &serde_json::Error| {
+        Error::input(format!(
+            "line {}: not a journal record ({e}); the file was damaged or edited, remove that line to use the \
+             others",
+            i + 1
+        ))
+    };
+    // The schema comes first: records of a newer one need not parse at all.
+    #[derive(serde::Deserialize)]
+    struct Head {
+        #[serde(default)]
+        schema: u32,
+    }
+    if let Some((i, line)) = lines.first() {
+        let head: Head = serde_json::from_slice(line).map_err(|e| damaged(*i, &e))?;
         if head.schema > SCHEMA {
             return Err(Error::input(format!(
                 "written in schema {}, but this bitjoule reads up to {SCHEMA}; use a newer one",
                 head.schema
             )));
         }
-        records.push(serde_json::from_slice(line).map_err(|e| damaged(&e))?);
     }
+    let parsed: Vec<Result<Record>> =
+        lines.par_iter().map(|(i, line)| serde_json::from_slice(line).map_err(|e| damaged(*i, &e))).collect();
+    // Of several damaged lines the first is named.
+    let records = parsed.into_iter().collect::<Result<_>>()?;
     Ok(Contents { records, torn_bytes: (bytes.len() - whole) as u64 })
 }
 
@@ -194,6 +197,10 @@ mod tests {
         let good = serde_json::to_string(&session(1)).unwrap();
         let error = parse(format!("{good}\n{{\"record\": 3}}\n").as_bytes()).unwrap_err().to_string();
         assert!(error.contains("line 2"), "{error}");
+        // Of many the first, whichever core reads it.
+        let many = format!("{good}\n").repeat(300) + &"{}\n".repeat(300);
+        let error = parse(many.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("line 301"), "{error}");
         let error =
             parse(b"{\"record\": \"run\", \"schema\": 99, \"unheard\": 1}\n").unwrap_err().to_string();
         assert!(error.contains("schema 99"), "{error}");

@@ -11,16 +11,21 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use crate::error::{Error, Result};
 use crate::journal::Record;
-use crate::stats;
+use crate::stats::{self, Summary};
 use plots::Plot;
+
+/// Formats a table, if the run has what it shows.
+type Formatter<'a> = &'a (dyn Fn() -> Result<Option<Vec<u8>>> + Sync);
 
 pub use reproduction::sentences;
 pub use text::{host_states, overhead, terminal_profile, terminal_summary, verdict};
 
-/// Writes everything that follows from a journal into the directory of its run, and returns the
-/// files in the order they were written: `samples.csv`, `latencies.csv`, `summary.csv`,
+/// Writes everything that follows from a journal into the directory of its run, and returns the figures and
+/// the files in the order they were written: `samples.csv`, `latencies.csv`, `summary.csv`,
 /// `memory.csv`, `energy.csv`, `overhead.csv`, `counters.csv`, `speedup.csv`, `scaling.csv`, `tied.csv` if the run
 /// has tied and full models of one size, `reproduction.csv` and `.md` if the suite reproduces a published table,
 /// `profile.csv` if the run has a profile, `speedup.md`, in `plots/` each figure as SVG and PNG, and the report as
@@ -30,61 +35,76 @@ pub use text::{host_states, overhead, terminal_profile, terminal_summary, verdic
 /// # Errors
 /// [`Error::Input`] if the journal contradicts itself (see [`stats::summarize`]); otherwise the
 /// failure to write a file, with its path.
-pub fn write_all(run_dir: &Path, records: &[Record]) -> Result<Vec<PathBuf>> {
+pub fn write_all(run_dir: &Path, records: &[Record]) -> Result<(Summary, Vec<PathBuf>)> {
     let summary = stats::summarize(records)?;
+    let reproduction = summary.reproduction.as_ref();
+    let formatters: [(&'static str, Formatter); 12] = [
+        ("samples.csv", &|| tables::samples_csv(records).map(Some)),
+        ("latencies.csv", &|| tables::latencies_csv(records).map(Some)),
+        ("summary.csv", &|| tables::summary_csv(&summary).map(Some)),
+        ("memory.csv", &|| tables::memory_csv(&summary).map(Some)),
+        ("energy.csv", &|| tables::energy_csv(&summary).map(Some)),
+        ("overhead.csv", &|| tables::overhead_csv(&summary).map(Some)),
+        ("counters.csv", &|| tables::counters_csv(records).map(Some)),
+        ("speedup.csv", &|| tables::speedup_csv(&summary).map(Some)),
+        ("scaling.csv", &|| tables::scaling_csv(&summary).map(Some)),
+        ("tied.csv", &|| tables::tied_csv(&summary)),
+        ("reproduction.csv", &|| reproduction.map(reproduction::table).transpose()),
+        ("profile.csv", &|| tables::profile_csv(records)),
+    ];
+    // Side by side: those of a long journal take seconds each, half of them waiting for the disk.
+    let made: Vec<Result<Option<Vec<u8>>>> = formatters
+        .par_iter()
+        .with_max_len(1)
+        .map(|(name, table)| {
+            let table = table()?;
+            table.as_ref().map_or(Ok(()), |table| atomically(&run_dir.join(name), table))?;
+            Ok(table)
+        })
+        .collect();
     let mut written = Vec::new();
     let mut tables = BTreeMap::new();
+    for ((name, _), table) in formatters.iter().zip(made) {
+        if let Some(table) = table? {
+            written.push(run_dir.join(name));
+            tables.insert(*name, table);
+        }
+    }
     let mut write = |name: &str, contents: &[u8]| {
         let path = run_dir.join(name);
         atomically(&path, contents)?;
         written.push(path);
         Ok::<(), Error>(())
     };
-    let reproduction = summary.reproduction.as_ref();
-    for (name, table) in [
-        ("samples.csv", Some(tables::samples_csv(records)?)),
-        ("latencies.csv", Some(tables::latencies_csv(records)?)),
-        ("summary.csv", Some(tables::summary_csv(&summary)?)),
-        ("memory.csv", Some(tables::memory_csv(&summary)?)),
-        ("energy.csv", Some(tables::energy_csv(&summary)?)),
-        ("overhead.csv", Some(tables::overhead_csv(&summary)?)),
-        ("counters.csv", Some(tables::counters_csv(records)?)),
-        ("speedup.csv", Some(tables::speedup_csv(&summary)?)),
-        ("scaling.csv", Some(tables::scaling_csv(&summary)?)),
-        ("tied.csv", tables::tied_csv(&summary)?),
-        ("reproduction.csv", reproduction.map(reproduction::table).transpose()?),
-        ("profile.csv", tables::profile_csv(records)?),
-    ] {
-        if let Some(table) = table {
-            write(name, &table)?;
-            tables.insert(name, table);
-        }
-    }
     if let Some(reproduction) = reproduction {
         write("reproduction.md", reproduction::markdown(reproduction).as_bytes())?;
     }
     write("speedup.md", tables::speedup_markdown(&summary).as_bytes())?;
     let plots = plots::figures(&summary)?;
-    let pages = page::pages(run_dir, records, &summary, &plots, &tables)?;
+    let (pages, drawn) = rayon::join(
+        || page::pages(run_dir, records, &summary, &plots, &tables),
+        || write_plots(run_dir, &plots),
+    );
+    let pages = pages?;
     write("report.html", pages.html.as_bytes())?;
     write("report.md", pages.markdown.as_bytes())?;
-    written.extend(write_plots(run_dir, &plots)?);
-    Ok(written)
+    written.extend(drawn?);
+    Ok((summary, written))
 }
 
 fn write_plots(run_dir: &Path, plots: &[Plot]) -> Result<Vec<PathBuf>> {
     let directory = run_dir.join("plots");
     fs::create_dir_all(&directory).map_err(|e| Error::io("create", &directory, &e))?;
-    let mut written = Vec::new();
-    for Plot { name, scene, .. } in plots {
+    let write = |Plot { name, scene, .. }: &Plot| {
         let svg = directory.join(format!("{name}.svg"));
         let text = scene.svg().map_err(|e| e.at(svg.display()))?;
         atomically(&svg, text.as_bytes())?;
         let png = directory.join(format!("{name}.png"));
         atomically(&png, &scene.png().map_err(|e| e.at(png.display()))?)?;
-        written.extend([svg, png]);
-    }
-    Ok(written)
+        Ok([svg, png])
+    };
+    let written: Vec<Result<[PathBuf; 2]>> = plots.par_iter().map(write).collect();
+    Ok(written.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// Writes a temporary file beside `path`, makes it durable and gives it its name.

@@ -5,6 +5,8 @@
 //! leakage, which take most of what a CPU draws, are not in it. So it says what an ideal machine would
 //! save, never what this one used.
 
+use std::sync::LazyLock;
+
 use bitjoule_kernels::Kernel;
 use serde::Deserialize;
 
@@ -71,7 +73,10 @@ fn mac(process: Process, operand: Operand) -> Joules {
         Operand::Fp16 => ("fp16", true),
         Operand::TernaryInt8 => ("int8", false),
     };
-    let row = rows::<Operation>(OPERATIONS)
+    // A long journal asks a million times.
+    static ROWS: LazyLock<Vec<Operation>> = LazyLock::new(|| rows(OPERATIONS).collect());
+    let row = ROWS
+        .iter()
         .find(|row| row.process_nm == process.nm() && row.r#type == name)
         .expect("the table has every process and type");
     Joules((row.add_pj + if multiplies { row.mul_pj } else { 0.0 }) * 1e-12)

@@ -18,6 +18,8 @@ mod tied;
 use std::collections::HashMap;
 use std::fmt;
 
+use rayon::prelude::*;
+
 use crate::error::{Error, Result};
 use crate::figure::Figure;
 use crate::journal::{
@@ -276,7 +278,7 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
     }
     let figures: Vec<Vec<Round>> = header
         .cases
-        .iter()
+        .par_iter()
         .map(|case| {
             let complete = rounds.get(case.id.as_str()).map(Vec::as_slice).unwrap_or_default();
             complete.iter().map(|phases| Round::new(phases, case, &bandwidths, &peaks)).collect()
@@ -284,7 +286,7 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
         .collect();
     let rows: Vec<Row> = header
         .cases
-        .iter()
+        .par_iter()
         .zip(&figures)
         .map(|(case, rounds)| {
             let check = checks.get(case.id.as_str()).copied();

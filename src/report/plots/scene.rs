@@ -1,6 +1,8 @@
 //! A drawing as a list of shapes, laid out once and then drawn by both backends, so that the SVG
 //! and the PNG of a figure cannot differ.
 
+use std::collections::HashMap;
+
 use ab_glyph::{Font, FontRef, Glyph, PxScale, ScaleFont, point};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -155,9 +157,22 @@ impl Scene {
         self.draw(&backend.into_drawing_area(), f64::from(PNG_SCALE), png_text)?;
         let mut file = Vec::new();
         let mut encoder = png::Encoder::new(&mut file, width, height);
-        encoder.set_color(png::ColorType::Rgb);
+        // Flat colours compress best as they are.
+        encoder.set_filter(png::Filter::NoFilter);
+        let indexed = indexed(&pixels);
+        let data = match &indexed {
+            Some((palette, indices)) => {
+                encoder.set_color(png::ColorType::Indexed);
+                encoder.set_palette(palette);
+                indices
+            }
+            None => {
+                encoder.set_color(png::ColorType::Rgb);
+                &pixels
+            }
+        };
         let encoded = encoder.write_header().and_then(|mut writer| {
-            writer.write_image_data(&pixels)?;
+            writer.write_image_data(data)?;
             writer.finish()
         });
         encoded.map_err(|e| Error::environment(format!("cannot encode: {e}")))?;
@@ -259,6 +274,31 @@ fn svg_text(area: &DrawingArea<SVGBackend, Shift>, text: &Text) -> Result<()> {
 
 /// Text of a PNG is drawn glyph by glyph from the embedded font, so that figures need no font of
 /// the system. (plotters' own bitmap text leaves out the bearing of each glyph: uneven spacing.)
+/// The colours of `pixels`, three bytes each, and for each pixel its colour's place among them; `None` if they
+/// are more than a byte can tell apart.
+fn indexed(pixels: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut palette = Vec::new();
+    let mut known: HashMap<&[u8], u8> = HashMap::new();
+    let mut indices = Vec::with_capacity(pixels.len() / 3);
+    let mut last: (&[u8], u8) = (&[], 0);
+    for pixel in pixels.chunks_exact(3) {
+        if pixel != last.0 {
+            let index = match known.get(pixel) {
+                Some(&index) => index,
+                None => {
+                    let index = u8::try_from(known.len()).ok()?;
+                    known.insert(pixel, index);
+                    palette.extend(pixel);
+                    index
+                }
+            };
+            last = (pixel, index);
+        }
+        indices.push(last.1);
+    }
+    Some((palette, indices))
+}
+
 fn png_text(area: &DrawingArea<BitMapBackend, Shift>, text: &Text) -> Result<()> {
     let font = font()?;
     let scale = f64::from(PNG_SCALE);
@@ -350,4 +390,21 @@ pub(super) fn wrap(text: &str, size: f64, width: f64) -> Result<Vec<String>> {
         }
     }
     Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_indexed_as_long_as_a_byte_tells_them_apart() {
+        let pixel = |i: u32| i.to_be_bytes()[1..].to_vec();
+        let pixels = |n: u32| (0..n).chain([0, 0, n - 1]).flat_map(pixel).collect::<Vec<u8>>();
+        let (palette, indices) = indexed(&pixels(256)).unwrap();
+        let drawn: Vec<u8> =
+            indices.iter().flat_map(|&i| palette[usize::from(i) * 3..][..3].to_vec()).collect();
+        assert_eq!(drawn, pixels(256));
+        assert_eq!(palette.len(), 256 * 3);
+        assert_eq!(indexed(&pixels(257)), None);
+    }
 }
