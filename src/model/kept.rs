@@ -22,7 +22,7 @@ use super::{EmbeddingType, Model};
 const MAGIC: &str = "bitjoule packed weights\n";
 
 /// Raised when the bytes of any packed format change.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The arena begins at a multiple of this.
 const ALIGN: u64 = 1 << 16;

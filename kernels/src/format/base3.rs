@@ -15,10 +15,12 @@
 //! digit 4   column 16   column 17   column 18   column 19   column 16        column 19
 //! ```
 //!
-//! The byte is either the number `v = d0 + 3 d1 + 9 d2 + 27 d3 + 81 d4` itself, for instruction sets with
-//! a byte table of 81 entries (VBMI's `vpermi2b`): two conditional subtractions of 81 leave `d0..d3`, which
-//! the table turns into an `i2_s` byte. Or it is the fraction `ceil(256 v / 243)` of 256, for the others:
-//! then a digit is the carry of a multiplication by 3, from `d4` down, as in llama.cpp's TQ1_0.
+//! The byte is either the number `d0 + 3 d1 + 9 d2 + 27 d3 + 84 d4`, for instruction sets with tables of
+//! bytes (VBMI's `vpermb` and `vpermi2b`): with 84, a multiple of 4, in the place of 81 its upper six bits
+//! tell `d4`, which a table of 64 turns into `84 d4`; what is left is below 81, and a table of 128 turns it
+//! into an `i2_s` byte. Or, for the others, it is the fraction `ceil(256 v / 243)` of 256, where
+//! `v = d0 + 3 d1 + 9 d2 + 27 d3 + 81 d4`: then a digit is the carry of a multiplication by 3, from `d4`
+//! down, as in llama.cpp's TQ1_0.
 
 use super::{i2_s, rows_of};
 
@@ -26,6 +28,9 @@ use super::{i2_s, rows_of};
 pub const STEP_COLS: usize = 20;
 /// Bytes of a step: 32 rows.
 pub const STEP_BYTES: usize = i2_s::STEP_BYTES;
+
+/// What a fifth digit counts in a byte that is decoded by tables.
+pub(crate) const FIFTH: u8 = 84;
 
 /// Bytes of one panel.
 pub(crate) fn panel_len(cols: usize) -> usize {
@@ -43,8 +48,12 @@ pub(super) fn pack_panel(by_table: bool, trits: &[i8], out: &mut [u8]) {
 /// Twenty trits of a row to its four bytes of a step.
 pub(super) fn pack_row(by_table: bool, trits: &[i8], out: &mut [u8]) {
     for (j, out) in out.iter_mut().enumerate() {
-        let v = (0..5).rev().fold(0u32, |v, digit| 3 * v + (trits[4 * digit + j] + 1) as u32);
-        *out = if by_table { v as u8 } else { (256 * v).div_ceil(243) as u8 };
+        let digit = |n: usize| (trits[4 * n + j] + 1) as u32;
+        let four = (0..4).rev().fold(0, |v, n| 3 * v + digit(n));
+        *out = match by_table {
+            true => four as u8 + FIFTH * digit(4) as u8,
+            false => (256 * (four + 81 * digit(4))).div_ceil(243) as u8,
+        };
     }
 }
 
@@ -52,14 +61,18 @@ pub(super) fn pack_row(by_table: bool, trits: &[i8], out: &mut [u8]) {
 #[inline(always)]
 pub(crate) fn unpack_step(by_table: bool, step: &[u8], codes: &mut [u8]) {
     for (i, &byte) in step.iter().enumerate() {
-        let mut rest = u16::from(byte);
-        for plane in 0..5 {
-            if by_table {
-                codes[plane * STEP_BYTES + i] = (rest % 3) as u8;
+        if by_table {
+            codes[4 * STEP_BYTES + i] = byte / FIFTH;
+            let mut rest = byte % FIFTH;
+            for plane in 0..4 {
+                codes[plane * STEP_BYTES + i] = rest % 3;
                 rest /= 3;
-            } else {
+            }
+        } else {
+            let mut rest = u16::from(byte);
+            for plane in (0..5).rev() {
                 rest *= 3;
-                codes[(4 - plane) * STEP_BYTES + i] = (rest >> 8) as u8;
+                codes[plane * STEP_BYTES + i] = (rest >> 8) as u8;
                 rest &= 0xff;
             }
         }

@@ -7,8 +7,8 @@
 //!
 //! Two families of ternary formats are multiplied differently by instruction sets with lanes of different
 //! widths, so their bytes are arranged for the instruction set that a matrix is packed for: [`tl1`] and
-//! [`tl2`] for table lookups in bytes or in 16-bit words, [`base3`] for decoding by arithmetic or by a
-//! table of 81 entries. The information and the size are the same.
+//! [`tl2`] for table lookups in bytes or in 16-bit words, [`base3`] for decoding by arithmetic or by
+//! tables of bytes. The information and the size are the same.
 
 pub mod base3;
 pub mod blocks;
@@ -26,7 +26,7 @@ use half::f16;
 use crate::{Isa, PANEL_ROWS};
 
 /// Widest ternary matrix: keeps the scaled 32-bit sums of every kernel from overflowing. The largest term
-/// is that of [`base3`]'s fifth digit, 162 * 128 for each five columns.
+/// is that of [`base3`]'s fifth digit, 168 * 128 for each five columns.
 pub const MAX_TERNARY_COLS: usize = 1 << 18;
 
 /// How the weights of a [`crate::Matrix`] are stored.

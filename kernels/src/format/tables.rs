@@ -2,8 +2,8 @@
 //!
 //! The tables of a whole row do not fit into a first-level cache, and fetching them again for each panel
 //! would compete with the stream of weights. So a matrix is cut into chunks of [`CHUNK_COLS`] columns, whose
-//! tables (4 KiB) stay in the cache while the chunk's panels pass by; and 16-bit lanes can hold the sums of
-//! a chunk whatever the activations are:
+//! tables (2 to 6 KiB) stay in the cache while the chunk's panels pass by; and 16-bit lanes can hold the
+//! sums of a chunk whatever the activations are:
 //!
 //! ```text
 //! chunk 0: panel 0, panel 1, ..., panel n    chunk 1: panel 0, panel 1, ..., panel n    ...
@@ -79,13 +79,14 @@ pub(crate) fn chunks(kind: Kind, words: bool, cols: usize) -> impl Iterator<Item
 }
 
 impl Chunk {
-    /// Tables of 16 entries that the chunk takes; one of three columns for 16-bit lanes has 32 entries and
-    /// counts as two.
+    /// Tables of 16 entries that the chunk takes. One for 16-bit lanes counts as two: it has 32 entries, of
+    /// two columns the same 16 twice.
     fn tables(self, words: bool) -> usize {
-        match self.kind {
-            Kind::Two => self.cols / 2,
-            Kind::Three => self.cols / 3 * if words { 2 } else { 1 },
-        }
+        let columns = match self.kind {
+            Kind::Two => 2,
+            Kind::Three => 3,
+        };
+        self.cols / columns * if words { 2 } else { 1 }
     }
 }
 
@@ -190,11 +191,17 @@ fn tabulate_body(kind: Kind, words: bool, lossless: bool, cols: usize, q: &[i8],
         let (out, later) = rest.split_at_mut(chunk.tables(words));
         rest = later;
         match chunk.kind {
+            Kind::Two if words => {
+                for (q, out) in q.chunks_exact(4).zip(out.chunks_exact_mut(4)) {
+                    for (i, out) in out.chunks_exact_mut(2).enumerate() {
+                        out.fill(Table(sums([q[i], q[i + 2]], two, lossless)));
+                    }
+                }
+            }
             Kind::Two => {
                 for (q, out) in q.chunks_exact(4).zip(out.chunks_exact_mut(2)) {
                     for (i, out) in out.iter_mut().enumerate() {
-                        let entries = sums([q[i], q[i + 2]], two, lossless);
-                        *out = if words { Table(entries) } else { in_bytes(&entries) };
+                        *out = in_bytes(&sums([q[i], q[i + 2]], two, lossless));
                     }
                 }
             }

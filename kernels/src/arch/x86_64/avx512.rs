@@ -196,17 +196,17 @@ unsafe fn base3_steps(at: &mut Cursor, n: usize, planes: &mut Planes) {
     }
 }
 
-/// Sums of the planes, each in its place. Plane 4 holds sums of 81 times a code, which are multiples of 81:
-/// multiplying with the inverse of 81 modulo 2^32 divides them exactly.
+/// Sums of the planes, each in its place. Plane 4 holds sums of 84 times a code, which are multiples of 84:
+/// a shift divides them by 4, multiplying with the inverse of 21 modulo 2^32 by 21, both exactly.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
 fn totals(planes: &Planes) -> [__m512i; 2] {
-    const INVERSE_OF_81: u32 = 0x7819_48b1;
-    const { assert!(INVERSE_OF_81.wrapping_mul(81) == 1) };
+    const INVERSE_OF_21: u32 = 0x3cf3_cf3d;
+    const { assert!(INVERSE_OF_21.wrapping_mul(21) == 1 && base3::FIFTH == 4 * 21) };
     planes.map(|s| {
         let low = _mm512_add_epi32(s[0], _mm512_srai_epi32::<2>(s[1]));
         let high = _mm512_add_epi32(_mm512_srai_epi32::<4>(s[2]), _mm512_srai_epi32::<6>(s[3]));
-        let fifth = _mm512_mullo_epi32(s[4], _mm512_set1_epi32(INVERSE_OF_81 as i32));
+        let fifth = _mm512_mullo_epi32(_mm512_srai_epi32::<2>(s[4]), _mm512_set1_epi32(INVERSE_OF_21 as i32));
         _mm512_add_epi32(_mm512_add_epi32(low, high), fifth)
     })
 }

@@ -1,7 +1,8 @@
 //! TL1 and TL2: sums are looked up in 16-bit lanes (`vpermw`), 32 rows at a time.
 //!
 //! An index needs no masking: `vpermw` takes the lowest five bits of a lane. A two-trit index has four, so
-//! its table is there twice.
+//! its 16 entries are there twice. They are stored so: broadcasting 32 bytes to a vector takes more time than
+//! loading 64.
 
 use std::arch::x86_64::*;
 
@@ -73,10 +74,7 @@ unsafe fn sums_of_two(panel: &[u8], tables: *const Table, ahead: *const u8) -> _
         // SAFETY: a step is 64 bytes and has four tables; a prefetch never faults.
         unsafe {
             _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(i * tl1::STEP_BYTES).cast());
-            let table = |n: usize| {
-                let entries = _mm256_load_si256(tables.add(4 * i + n).cast());
-                _mm512_broadcast_i64x4(entries)
-            };
+            let table = |n: usize| _mm512_loadu_si512(tables.add(8 * i + 2 * n).cast());
             let w = _mm512_loadu_si512(step.as_ptr().cast());
             let found = [
                 _mm512_permutexvar_epi16(w, table(0)),

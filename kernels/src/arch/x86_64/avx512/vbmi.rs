@@ -1,4 +1,4 @@
-//! VBMI: five trits in a byte are decoded by a table of 128 bytes (`vpermi2b`).
+//! VBMI: five trits in a byte are decoded by tables of 64 and 128 bytes (`vpermb`, `vpermi2b`).
 
 use std::arch::x86_64::*;
 
@@ -52,7 +52,7 @@ pub(crate) unsafe fn unpack(share: &Share<'_>, codes: &mut [u8]) {
     unsafe {
         unpack_with(share, codes, |step, codes| {
             for (half, bytes) in load_step(step).into_iter().enumerate() {
-                let (four, rest) = decoder.four(bytes);
+                let (four, fifth) = decoder.decode(bytes);
                 let planes = [
                     four,
                     _mm512_srli_epi16::<2>(four),
@@ -62,21 +62,34 @@ pub(crate) unsafe fn unpack(share: &Share<'_>, codes: &mut [u8]) {
                 for (plane, values) in planes.into_iter().enumerate() {
                     store_codes(_mm512_and_si512(values, mask), plane, half, codes);
                 }
-                // 81 and 162 have 1 and 2 in their lowest bits.
-                let fifth = _mm512_and_si512(_mm512_sub_epi8(bytes, rest), mask);
+                // 84 and 168 have 1 and 2 in the bits above the lowest two.
+                let fifth = _mm512_and_si512(_mm512_srli_epi16::<2>(fifth), mask);
                 store_codes(fifth, 4, half, codes);
             }
         });
     }
 }
 
-/// The table that turns a number below 81 into four codes of two bits, an `i2_s` byte.
+/// The tables that decode a byte of five digits.
 #[derive(Clone, Copy)]
 struct Decoder {
-    table: [__m512i; 2],
+    /// By the upper six bits of a byte: its fifth digit times [`base3::FIFTH`].
+    fifths: __m512i,
+    /// By what that leaves of the byte: the other digits in two bits each, an `i2_s` byte.
+    fours: [__m512i; 2],
 }
 
-const TABLE: [u8; 128] = {
+const FIFTHS: [u8; 64] = {
+    let mut table = [0; 64];
+    let mut i = 0;
+    while i < 63 {
+        table[i] = 4 * i as u8 / base3::FIFTH * base3::FIFTH;
+        i += 1;
+    }
+    table
+};
+
+const FOURS: [u8; 128] = {
     let mut table = [0; 128];
     let mut v = 0;
     while v < 81 {
@@ -90,24 +103,28 @@ impl Decoder {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
     fn new() -> Self {
-        // SAFETY: the table is two vectors long.
-        let table = unsafe { [0, 64].map(|at| _mm512_loadu_si512(TABLE[at..].as_ptr().cast())) };
-        Decoder { table }
+        // SAFETY: the tables are one and two vectors long.
+        unsafe {
+            Decoder {
+                fifths: _mm512_loadu_si512(FIFTHS.as_ptr().cast()),
+                fours: [0, 64].map(|at| _mm512_loadu_si512(FOURS[at..].as_ptr().cast())),
+            }
+        }
     }
 
-    /// The four lower digits of 64 bytes, as an `i2_s` byte each, and the bytes without the fifth.
-    ///
-    /// Subtracting 81 wraps around where a byte is smaller, so the minimum subtracts it only where it can.
+    /// The four lower digits of 64 bytes, as an `i2_s` byte each, and the fifth times [`base3::FIFTH`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
     #[inline]
-    fn four(&self, bytes: __m512i) -> (__m512i, __m512i) {
-        let fifth = _mm512_set1_epi8(81);
-        let rest = _mm512_min_epu8(bytes, _mm512_sub_epi8(bytes, fifth));
-        let rest = _mm512_min_epu8(rest, _mm512_sub_epi8(rest, fifth));
-        (_mm512_permutex2var_epi8(self.table[0], rest, self.table[1]), rest)
+    fn decode(&self, bytes: __m512i) -> (__m512i, __m512i) {
+        // `vpermb` takes the lowest six bits of each byte: what a shift of 16 bits brings in from the
+        // neighbour is above them.
+        let fifth = _mm512_permutexvar_epi8(_mm512_srli_epi16::<2>(bytes), self.fifths);
+        let rest = _mm512_sub_epi8(bytes, fifth);
+        (_mm512_permutex2var_epi8(self.fours[0], rest, self.fours[1]), fifth)
     }
 
-    /// Adds `n` steps of `base3` (128 bytes, 20 columns). The fifth digit's sums are of 81 times the digit.
+    /// Adds `n` steps of `base3` (128 bytes, 20 columns). The fifth digit's sums are of [`base3::FIFTH`] times
+    /// the digit.
     ///
     /// # Safety
     /// The CPU has AVX-512 with VNNI and VBMI; at the cursor are as many steps and their activations.
@@ -123,12 +140,12 @@ impl Decoder {
                     std::array::from_fn(|i| _mm512_set1_epi32(at.q.add(i).read_unaligned()));
                 for (half, sums) in planes.iter_mut().enumerate() {
                     let bytes = _mm512_loadu_si512(at.w.add(64 * half).cast());
-                    let (four, rest) = self.four(bytes);
+                    let (four, fifth) = self.decode(bytes);
                     for plane in 0..4 {
                         let codes = _mm512_and_si512(four, masks[plane]);
                         sums[plane] = _mm512_dpbusd_epi32(sums[plane], codes, x[plane]);
                     }
-                    sums[4] = _mm512_dpbusd_epi32(sums[4], _mm512_sub_epi8(bytes, rest), x[4]);
+                    sums[4] = _mm512_dpbusd_epi32(sums[4], fifth, x[4]);
                 }
                 at.w = at.w.add(base3::STEP_BYTES);
                 at.q = at.q.add(5);
