@@ -135,15 +135,29 @@ impl<T> Figure<T> {
         }
     }
 
+    /// What kind of figure it is, in a word: `measured`, `unavailable`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Figure::Measured { .. } => "measured",
+            Figure::Simulated { .. } => "simulated",
+            Figure::Modelled { .. } => "modelled",
+            Figure::Assumed { .. } => "assumed",
+            Figure::Unavailable { .. } => "unavailable",
+        }
+    }
+
+    /// Its kind, if there is a value and nobody measured it.
+    pub fn not_measured(&self) -> Option<&'static str> {
+        match self {
+            Figure::Measured { .. } | Figure::Unavailable { .. } => None,
+            _ => Some(self.kind()),
+        }
+    }
+
     /// One cell of a table: `measured: powercap`, `unavailable: no powercap tree`.
     pub fn provenance(&self) -> String {
-        match self {
-            Figure::Measured { by, .. } => format!("measured: {by}"),
-            Figure::Simulated { by, .. } => format!("simulated: {by}"),
-            Figure::Modelled { by, .. } => format!("modelled: {by}"),
-            Figure::Assumed { by, .. } => format!("assumed: {by}"),
-            Figure::Unavailable { why } => format!("unavailable: {why}"),
-        }
+        let (Ok((_, by)) | Err(by)) = self.found();
+        format!("{}: {by}", self.kind())
     }
 }
 

@@ -37,6 +37,11 @@ impl Target {
         Self::ALL.into_iter().find(|t| t.name() == name)
     }
 
+    /// Whether its ratios divide by a baseline kernel.
+    pub fn has_baseline(self) -> bool {
+        matches!(self, Target::Speed | Target::Energy)
+    }
+
     /// What a reader of the paper asks of a machine.
     pub fn question(self) -> &'static str {
         match self {

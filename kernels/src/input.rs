@@ -1,7 +1,7 @@
 //! One token's input to a linear layer, in the forms that the kernels want.
 
 use crate::format::Format;
-use crate::format::tables::{self, Kind, Table};
+use crate::format::tables::{self, Kind, Line, Table};
 use crate::format::tq2_0::BLOCK_COLS;
 use crate::{Isa, vector};
 
@@ -26,7 +26,7 @@ pub struct TokenInput {
     /// Sums of each 256 values of `q`.
     pub(crate) block_sums: Vec<i32>,
     /// What the table formats look up; empty if nothing was tabulated since the last change.
-    pub(crate) tables: Vec<Table>,
+    tables: Vec<Line>,
     /// The format that the tables are for.
     pub(crate) tables_of: Option<Format>,
 }
@@ -88,7 +88,7 @@ impl TokenInput {
     /// Room for the tables of `format`, so that tabulating at most `max_cols` columns does not allocate.
     pub fn reserve_tables(&mut self, isa: Isa, format: Format, max_cols: usize) {
         if let Some(kind) = Kind::of(format) {
-            self.tables.reserve_exact(tables::count(kind, isa.word_tables(), max_cols));
+            self.tables.reserve_exact(tables::count(kind, isa.word_tables(), max_cols) / Line::TABLES);
         }
     }
 
@@ -102,10 +102,16 @@ impl TokenInput {
         let Some(kind) = Kind::of(format) else { return };
         assert_eq!(self.q.len(), self.x.len() + SLACK, "the values are quantized");
         let words = isa.word_tables();
-        self.tables.resize(tables::count(kind, words, cols), Table::default());
+        self.tables.resize(tables::count(kind, words, cols) / Line::TABLES, Line::default());
         let lossless = format.is_exact();
-        tables::tabulate(isa, kind, words, lossless, cols, &self.q, &mut self.tables);
+        let tables = bytemuck::cast_slice_mut(&mut self.tables);
+        tables::tabulate(isa, kind, words, lossless, cols, &self.q, tables);
         self.tables_of = Some(format);
+    }
+
+    /// The tables. The first is at the beginning of a cache line.
+    pub(crate) fn tables(&self) -> &[Table] {
+        bytemuck::cast_slice(&self.tables)
     }
 
     /// The quantized values and their padding, and what one step stands for.

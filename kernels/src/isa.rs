@@ -14,7 +14,7 @@ pub(crate) enum Level {
     Avx2,
     #[cfg(avx512)]
     Avx512Vnni,
-    /// The above with VBMI: lookups in tables of 128 bytes.
+    /// The above with VBMI: lookups in tables of 64 and 128 bytes.
     #[cfg(avx512)]
     Avx512Vbmi,
     #[cfg(target_arch = "aarch64")]
@@ -139,7 +139,7 @@ impl Isa {
         }
     }
 
-    /// Whether five trits in a byte are decoded by a table; by arithmetic otherwise.
+    /// Whether five trits in a byte are decoded by tables; by arithmetic otherwise.
     pub(crate) fn base3_by_table(self) -> bool {
         match self.0 {
             #[cfg(avx512)]

@@ -1,16 +1,17 @@
 //! `bitjoule reproduce`
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::run::EnergyArgs;
+use crate::engine::allowed_cpus;
 use crate::error::Result;
 use crate::journal::StatedEnergy;
 use crate::probe::energy::EnergyChoice;
 use crate::published::Target;
 use crate::report;
 use crate::run::{RunOptions, new_run_dir, resumable, start};
-use crate::suite::{AGAINST, Suite};
+use crate::stats::reproduce::published_threads;
+use crate::suite::{AGAINST, Suite, Threads};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -42,6 +43,15 @@ fn targets(name: &str) -> std::result::Result<Targets, String> {
     Target::by_name(name).map(|target| Targets(vec![target])).ok_or_else(|| {
         format!("there is no such table; there are {} and all", Target::ALL.map(Target::name).join(", "))
     })
+}
+
+/// The published thread counts that this machine has cores for, and all.
+fn threads() -> Vec<Threads> {
+    let cores = allowed_cpus().len() as u32;
+    let mut counts: Vec<u32> = published_threads().into_iter().filter(|n| (1..=cores).contains(n)).collect();
+    counts.sort_unstable();
+    counts.dedup();
+    counts.into_iter().map(Threads::Count).chain([Threads::All]).collect()
 }
 
 /// One of [`AGAINST`]; `naive` is short for `fp32-naive`.
@@ -87,8 +97,17 @@ impl Args {
         stated: &StatedEnergy,
     ) -> Result<Option<bool>> {
         let mut suite = Suite::published(target, self.quick)?;
+        if target == Target::Kernels {
+            suite.threads = threads();
+        }
         suite.against = self.against.clone().or(suite.against);
         eprintln!("{}: {}", target.name(), suite.description);
+        if self.against.is_some() && !target.has_baseline() {
+            eprintln!(
+                "{}: its ratios have no baseline kernel; --against does not change them",
+                target.name()
+            );
+        }
         let options = RunOptions {
             out: Some(out.to_owned()),
             energy: energy.clone(),
@@ -104,10 +123,8 @@ impl Args {
             eprintln!("interrupted; what was measured is in {dir}. Go on with: bitjoule run --resume {dir}");
             return Ok(None);
         }
-        let mut text = format!("\n{}\n{}", target.name(), super::report::verdict(&summary));
-        for sentence in summary.reproduction.iter().flat_map(report::sentences) {
-            let _ = writeln!(text, "- {sentence}");
-        }
+        let mut text = format!("\n{}\n", super::report::verdict(&summary));
+        text.extend(summary.reproduction.as_ref().map(report::reproduction_markdown));
         super::print(&format!("{text}\nTables and plots: {dir}\n"));
         Ok(Some(super::run::any_failed(&summary)))
     }

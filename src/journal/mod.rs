@@ -102,6 +102,9 @@ pub struct RunHeader {
     /// The model files, to know them again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelFileId>,
+    /// Models of the suite that this machine cannot run in any form.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
     /// The published table that the suite reproduces, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reproduces: Option<Reproduces>,
@@ -113,6 +116,15 @@ pub struct RunHeader {
     pub stated: StatedEnergy,
     /// Every case, in the suite's order (rounds shuffle it).
     pub cases: Vec<Case>,
+}
+
+/// A model that was to be run with as many layers stored as fit, and of which too few or none do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Label of the model.
+    pub model: String,
+    /// Why.
+    pub why: String,
 }
 
 /// A published table and how it is held against the run.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitjoule_kernels::Kernel;
 use serde::Serialize;
 
-use super::reproduction::mark_of;
+use super::reproduction::{mark_of, reduction_percent};
 use super::text::{count, host_states, range, ratio, round_significant, winner};
 use crate::figure::Figure;
 use crate::journal::Case;
@@ -22,7 +22,7 @@ const F16: &str = BASELINES[1];
 pub(super) struct Claim {
     /// What is answered.
     pub(super) question: String,
-    /// `Yes`, `No`, `In part`, `Not clear`, `Not measured` or `Not tested`.
+    /// `Yes`, `Yes, as far as tested`, `No`, `In part`, `Not clear`, `Not measured` or `Not tested`.
     pub(super) answer: &'static str,
     /// The speedup that decides, in a sentence.
     pub(super) headline: String,
@@ -71,11 +71,11 @@ impl Claim {
             grounds.push(("Published", published.source(reproduction)));
             grounds.push(("Against f16 here", format!("{answer}. {headline}")));
             grounds.extend(growth(&reproduction.trends).map(|text| ("Growth with size", text)));
-            (answer, headline) = (published.answer(), published.headline());
+            (answer, headline) = (published.answer(), published.headline(reproduction.against.as_deref()));
         }
         if let Some((row, speedup, ratio)) = decided {
             grounds.push(("Where", place(row, ratio)));
-            grounds.push(("Baseline", baseline(summary, row, speedup)));
+            grounds.push(("Baseline", baseline(summary, speedup)));
         }
         grounds.extend(everywhere(summary).map(|text| ("Everywhere", text)));
         grounds.push(("How sure", certainty(summary)));
@@ -120,39 +120,55 @@ impl<'a> Published<'a> {
             _ if tested.is_empty() => "Not tested",
             _ if measured().count() == 0 => "Not measured",
             0 => "No",
-            n if n == measured().count() => "Yes",
-            _ => "In part",
+            n if n < measured().count() => "In part",
+            _ if tested.len() < self.ratios().count() => "Yes, as far as tested",
+            _ => "Yes",
         }
     }
 
+    /// The rows that have a published ratio, which could be tested.
+    fn ratios(&self) -> impl Iterator<Item = &'a Comparison> {
+        self.rows.iter().copied().filter(|c| c.published_ratio.is_some())
+    }
+
     /// How many ratios hold, of each published machine and quantity.
-    fn headline(&self) -> String {
+    fn headline(&self, against: Option<&str>) -> String {
         let tested = self.tested();
         let mut parts: Vec<String> = Vec::new();
         let mut said: Vec<(&str, &str, &str)> = Vec::new();
         for first in &tested {
-            let key_of = |c: &Comparison| (c.quantity, c.cpu.clone(), mark_of(&c.here_ratio));
-            let key = (first.quantity, first.cpu.as_str(), mark_of(&first.here_ratio));
+            let key = key_of(first);
             if said.contains(&key) {
                 continue;
             }
             said.push(key);
-            let of: Vec<&&Comparison> = tested.iter().filter(|c| key_of(c) == key_of(first)).collect();
+            let of: Vec<&&Comparison> = tested.iter().filter(|c| key_of(c) == key).collect();
             let held = of.iter().filter(|c| holds(c)).count();
-            let here = of.iter().filter_map(|c| Some(c.here_ratio.value()?.median));
-            let published = of.iter().filter_map(|c| c.published_ratio);
+            let here = || of.iter().filter_map(|c| Some(c.here_ratio.value()?.median));
+            let published = || of.iter().filter_map(|c| c.published_ratio);
             let tied = match of.iter().filter(|c| c.tied.is_some()).count() {
                 0 => String::new(),
                 n => format!(", {n} of them on tied layers"),
             };
+            let all = self.ratios().filter(|c| (c.quantity, &c.cpu) == (first.quantity, &first.cpu)).count();
+            let tested = match of.len() {
+                n if n == all => String::new(),
+                n => format!("{n} tested, of "),
+            };
+            let saved = |ratios: &mut dyn Iterator<Item = f64>| match first.saves_energy() {
+                true => format!(", {}", less(ratios)),
+                false => String::new(),
+            };
             parts.push(format!(
-                "{}{}, {held} of {} of {} ({} here, {} published{tied})",
+                "{}{}{}, {held} of {tested}{all} published on {} ({}{} here, {}{} published{tied})",
                 first.quantity,
+                against.map_or_else(String::new, |against| format!(" against {against}")),
                 mark_of(&first.here_ratio),
-                of.len(),
                 first.cpu,
-                range(here),
-                range(published)
+                range(here()),
+                saved(&mut here()),
+                range(published()),
+                saved(&mut published()),
             ));
         }
         if parts.is_empty() {
@@ -179,34 +195,42 @@ impl<'a> Published<'a> {
             text += " The published energy is that of a pass over 512 tokens, and is compared as that.";
         }
         let quantities: BTreeSet<&str> = self.rows.iter().map(|c| c.quantity).collect();
-        let mut whys: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        // Why, what of which machine, and which rows: each said once.
+        let mut whys: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
         for c in &self.rows {
             if let Verdict::NotTestable(why) = &c.verdict {
                 let quantity = match quantities.len() {
                     1 => String::new(),
                     _ => format!("{}, ", c.quantity),
                 };
-                whys.entry(why).or_default().push(format!("{quantity}{} of {}", c.subject, c.cpu));
+                whys.entry((why, format!("{quantity}{}", c.cpu))).or_default().push(&c.subject);
             }
         }
-        for (why, rows) in whys {
-            text += &format!(" Not testable: {} ({why}).", rows.join(", "));
+        for ((why, of), rows) in whys {
+            text += &format!(" Not testable: {of}, {} ({why}).", rows.join(", "));
         }
         text
     }
 }
 
+/// Ratios of energies as what is saved: `55.4-82.2 % less`.
+fn less(ratios: &mut dyn Iterator<Item = f64>) -> String {
+    let Some(s) = Spread::of(ratios.map(reduction_percent)) else { return "none".to_owned() };
+    let [min, max] = [s.min, s.max].map(|percent| round_significant(percent, 3));
+    if min == max { format!("{min} % less") } else { format!("{min}-{max} % less") }
+}
+
 /// Whether speedups grow with the size of the model as published: kernels of one verdict on one published
 /// machine in one sentence.
 fn growth(trends: &[Trend]) -> Option<String> {
-    let key = |trend: &Trend| (trend.verdict(), trend.cpu.clone());
+    let key = |trend: &Trend| (trend.verdict(), trend.cpu.clone(), trend.sizes, trend.tied);
     let mut keys = Vec::new();
     for trend in trends {
         if !keys.contains(&key(trend)) {
             keys.push(key(trend));
         }
     }
-    let sentence = |of_key: &(&str, String)| {
+    let sentence = |of_key: &(&str, String, usize, usize)| {
         let of: Vec<&Trend> = trends.iter().filter(|t| key(t) == *of_key).collect();
         let kernels: Vec<&str> = of.iter().map(|t| t.kernel.as_str()).collect();
         let taus = |tau: fn(&Trend) -> f64| {
@@ -214,16 +238,14 @@ fn growth(trends: &[Trend]) -> Option<String> {
             let (min, max) = taus.fold((f64::MAX, f64::MIN), |(a, b), tau| (a.min(tau), b.max(tau)));
             if min == max { format!("{min:.2}") } else { format!("{min:.2} to {max:.2}") }
         };
-        let tied = match of[0].tied {
+        let (verdict, cpu, sizes, tied) = of_key;
+        let tied = match tied {
             0 => String::new(),
             n => format!(", {n} of them tied"),
         };
         format!(
-            "The speedup of {} {} on {} ({} sizes{tied}; Kendall's tau published {}, here {}).",
+            "The speedup of {} {verdict} on {cpu} ({sizes} sizes{tied}; Kendall's tau published {}, here {}).",
             kernels.join(", "),
-            of_key.0,
-            of_key.1,
-            of[0].sizes,
             taus(|t| t.published_tau),
             taus(|t| t.here_tau)
         )
@@ -234,6 +256,11 @@ fn growth(trends: &[Trend]) -> Option<String> {
 
 fn is_measured(c: &Comparison) -> bool {
     matches!(c.here_ratio, Figure::Measured { .. })
+}
+
+/// What is told in one phrase: a quantity of one published machine, measured here or not.
+fn key_of(c: &Comparison) -> (&'static str, &str, &'static str) {
+    (c.quantity, &c.cpu, c.here_ratio.kind())
 }
 
 fn holds(c: &Comparison) -> bool {
@@ -282,15 +309,31 @@ fn place(row: &Row, times: Spread) -> String {
     )
 }
 
-fn baseline(summary: &Summary, row: &Row, speedup: &Speedup) -> String {
+fn baseline(summary: &Summary, speedup: &Speedup) -> String {
     let isa = speedup.baseline_isa.as_deref().unwrap_or("unknown");
     let mut text =
         format!("{F16} is bitjoule's tuned floating-point kernel ({isa}): what a user would otherwise run.");
-    if let Some(naive) = decode(summary, row, BASELINES[0]) {
+    // Of the heaviest model that was measured beside both.
+    let beside_both = summary
+        .rows
+        .iter()
+        .filter(|r| is_ternary(&r.case))
+        .filter_map(|row| Some((row, decode(summary, row, BASELINES[0])?, decode(summary, row, F16)?)));
+    let size = |row: &Row| row.parameters.or(row.bytes_per_token).unwrap_or(0.0);
+    let rate = |row: &Row| row.decode_tok_s.map_or(0.0, |s| s.median);
+    let heaviest = beside_both.max_by(|(a, ..), (b, ..)| {
+        let threads = a.case.threads.cmp(&b.case.threads);
+        size(a).total_cmp(&size(b)).then(threads).then(rate(a).total_cmp(&rate(b)))
+    });
+    if let Some((row, naive, f16)) = heaviest {
         text += &format!(
-            " Against {}, a textbook's loops, it is {}: a headline that divides by those says more about them.",
+            " What the choice does: {} on {} is {} as fast as {F16}, and {} as fast as {}, a textbook's loops; a \
+             headline that divides by those says more about them.",
+            row.case.kernel,
+            row.case.model_label(),
+            ratio(f16),
+            ratio(naive),
             BASELINES[0],
-            ratio(naive)
         );
     }
     text

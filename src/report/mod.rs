@@ -21,7 +21,7 @@ use plots::Plot;
 /// Formats a table, if the run has what it shows.
 type Formatter<'a> = &'a (dyn Fn() -> Result<Option<Vec<u8>>> + Sync);
 
-pub use reproduction::sentences;
+pub use reproduction::markdown as reproduction_markdown;
 pub use text::{host_states, overhead, terminal_profile, terminal_summary, verdict};
 
 /// Writes everything that follows from a journal into the directory of its run, and returns the figures and

@@ -10,13 +10,13 @@ use super::claim::Claim;
 use super::plots::Plot;
 use super::reproduction::sentences;
 use super::tables;
-use super::text::{count, on_one_line, round_significant};
+use super::text::{count, on_one_line, ratio, round_significant};
 use crate::error::{Error, Result};
 use crate::figure::Figure;
 use crate::journal::{CounterGroup, Record, RunHeader, Sample, file};
 use crate::probe::energy::EnergyChoice;
 use crate::probe::host::Host;
-use crate::stats::{self, BASELINES, Status, Summary};
+use crate::stats::{self, BASELINES, Status, Summary, TiedAgreement};
 use crate::units::Bytes;
 
 const HTML: &str = include_str!("../../reports/templates/report.html");
@@ -94,10 +94,11 @@ pub(super) fn pages(
         claim => Claim::of(summary),
         published => summary.reproduction.as_ref().map(sentences).unwrap_or_default(),
         speedups => speedups(summary),
+        tied => tied(summary),
         figures,
         methods => methods(header, summary, &host),
         instruments => instruments(records, summary),
-        warnings => warnings(summary, records, &host),
+        warnings => warnings(header, summary, records, &host),
         simulated => simulated(summary, records),
         command => command(header),
         run_id => header.run_id,
@@ -136,11 +137,18 @@ fn behind(csv: &[u8], columns: &[&str]) -> Result<Table> {
     let mut reader = csv::Reader::from_reader(csv);
     let titles: Vec<String> = reader.headers().map_err(failed)?.iter().map(str::to_owned).collect();
     let wanted = IDENTITY.iter().chain(columns).chain(&["status"]);
-    let mut chosen: Vec<usize> = wanted.filter_map(|c| titles.iter().position(|t| t == c)).collect();
+    let mut chosen: Vec<usize> = Vec::new();
+    for column in wanted.filter_map(|c| titles.iter().position(|t| t == c)) {
+        // A figure's own order goes before that of what identifies a case.
+        if columns.contains(&titles[column].as_str()) {
+            chosen.retain(|c| *c != column);
+        }
+        chosen.push(column);
+    }
     let records = reader.into_records().collect::<std::result::Result<Vec<_>, _>>().map_err(failed)?;
     // Only tied models have a number of layers that are stored.
     let empty = |i: usize| records.iter().all(|record| record.get(i).is_none_or(str::is_empty));
-    chosen.retain(|&i| titles[i] != "unique_layers" || !empty(i));
+    chosen.retain(|&i| !["unique_layers", "tied"].contains(&titles[i].as_str()) || !empty(i));
     let mut rows = Vec::new();
     let mut left_out = 0;
     for record in records {
@@ -225,6 +233,29 @@ fn speedups(summary: &Summary) -> Vec<(&'static str, Table)> {
             (!rows.is_empty()).then(|| (baseline, table(header, rows, &may_go)))
         })
         .collect()
+}
+
+/// Cases of tied layers beside those of the full models, if the run has both.
+fn tied(summary: &Summary) -> Option<Table> {
+    let titles = ["model", "kernel", "isa", "threads", "decode", "verdict", "prefill", "prefill verdict"];
+    let rows: Vec<Vec<String>> = summary
+        .tied
+        .iter()
+        .map(|pair| {
+            let [decode, prefill] = [pair.decode, pair.prefill].map(|spread| match (spread, &pair.missing) {
+                (Some(spread), _) => [ratio(spread), TiedAgreement::of(spread).to_string()],
+                (None, why) => {
+                    ["-".to_owned(), why.clone().unwrap_or_else(|| "no rates to divide".to_owned())]
+                }
+            });
+            let case = &pair.case;
+            let identity =
+                [case.model_label(), case.kernel.clone(), case.isa.clone(), case.threads.to_string()];
+            identity.into_iter().chain(decode).chain(prefill).collect()
+        })
+        .collect();
+    let header = titles.iter().map(|t| (*t).to_owned()).collect();
+    (!rows.is_empty()).then(|| table(header, rows, &["isa", "threads"]))
 }
 
 /// The description of the machine beside the journal, or why there is none.
@@ -360,8 +391,20 @@ fn tally(texts: impl Iterator<Item = String>, of: &str) -> Vec<String> {
 }
 
 /// What should make a reader careful.
-fn warnings(summary: &Summary, records: &[Record], host: &std::result::Result<Host, String>) -> Vec<String> {
+fn warnings(
+    header: &RunHeader,
+    summary: &Summary,
+    records: &[Record],
+    host: &std::result::Result<Host, String>,
+) -> Vec<String> {
     let mut warnings = Vec::new();
+    if let (Some(reproduces), None) = (&header.reproduces, &summary.reproduction) {
+        warnings.push(format!(
+            "This run was to be held against the published table '{}', which this bitjoule does not have.",
+            reproduces.target
+        ));
+    }
+    warnings.extend(header.left_out.iter().map(|left| format!("{} was left out: {}.", left.model, left.why)));
     match host {
         Err(why) => warnings.push(format!("The machine is not described: {why}.")),
         Ok(host) => {

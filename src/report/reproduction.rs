@@ -6,13 +6,12 @@ use super::tables::{cell, csv, number};
 use super::text::{range, ratio, round_significant};
 use crate::error::Result;
 use crate::figure::Figure;
-use crate::stats::Spread;
 use crate::stats::reproduce::{Comparison, READING_TOK_S, Reading, Reproduction, TOLERANCE, Verdict};
 use crate::units::BytesPerS;
 
 /// What the run says about the published claim, a sentence for each published machine and kernel, and for
 /// each trend.
-pub fn sentences(reproduction: &Reproduction) -> Vec<String> {
+pub(super) fn sentences(reproduction: &Reproduction) -> Vec<String> {
     let mut sentences = Vec::new();
     let mut said: Vec<(&str, Option<&str>, &str)> = Vec::new();
     for first in &reproduction.comparisons {
@@ -107,8 +106,8 @@ fn sentence(reproduction: &Reproduction, first: &Comparison, of: &[&Comparison])
     )
 }
 
-/// `reproduction.md`
-pub(super) fn markdown(reproduction: &Reproduction) -> String {
+/// The run held against the published table, as Markdown: `reproduction.md`, and what the terminal shows.
+pub fn markdown(reproduction: &Reproduction) -> String {
     let target = reproduction.target;
     let mut out = format!("# {}\n\nPublished: {}.\n\n", target.name(), target.source());
     for sentence in sentences(reproduction) {
@@ -129,7 +128,7 @@ pub(super) fn markdown(reproduction: &Reproduction) -> String {
         };
         let here = match (c.here_baseline.value(), c.here_value.value()) {
             (None, None) => "-".to_owned(),
-            (a, b) => pair(a.copied(), b.copied()),
+            (a, b) => pair(a.copied(), b.copied()) + &mark_of(&c.here_value),
         };
         let tied = c.tied.as_ref().map_or_else(String::new, |tied| format!(" ({tied})"));
         let _ = writeln!(
@@ -140,8 +139,8 @@ pub(super) fn markdown(reproduction: &Reproduction) -> String {
             c.quantity,
             c.kernel.as_deref().unwrap_or("-"),
             pair(c.published_baseline, c.published_value),
-            c.published_ratio.map_or_else(|| "-".to_owned(), |r| format!("{}x", round_significant(r, 3))),
-            here_ratio(&c.here_ratio, reproduction.rounds),
+            published_ratio(c),
+            here_ratio(c, reproduction.rounds),
             cell(&c.verdict.to_string()),
         );
     }
@@ -149,24 +148,39 @@ pub(super) fn markdown(reproduction: &Reproduction) -> String {
 }
 
 /// The ratio here, marked with what it is if not measured, and if it is not of every round.
-fn here_ratio(figure: &Figure<Spread>, rounds: u32) -> String {
+fn here_ratio(c: &Comparison, rounds: u32) -> String {
+    let figure = &c.here_ratio;
     let Some(spread) = figure.value() else { return "-".to_owned() };
     let measured = matches!(figure, Figure::Measured { .. } | Figure::Simulated { .. });
     let partial = match spread.rounds {
         n if measured && n < rounds as usize => format!(" ({n} of {})", super::text::count(rounds, "round")),
         _ => String::new(),
     };
-    ratio(*spread) + mark_of(figure) + &partial
+    ratio(*spread) + &saved(c, spread.median) + &mark_of(figure) + &partial
+}
+
+/// A ratio of energies as what is saved, percent.
+pub(super) fn reduction_percent(ratio: f64) -> f64 {
+    100.0 * (1.0 - 1.0 / ratio)
+}
+
+/// A published ratio, and of energies what is saved.
+fn published_ratio(c: &Comparison) -> String {
+    let Some(ratio) = c.published_ratio else { return "-".to_owned() };
+    format!("{}x{}", round_significant(ratio, 3), saved(c, ratio))
+}
+
+/// What a ratio of energies saves, in brackets.
+fn saved(c: &Comparison, ratio: f64) -> String {
+    match c.saves_energy() {
+        true => format!(" ({} % less)", round_significant(reduction_percent(ratio), 3)),
+        false => String::new(),
+    }
 }
 
 /// What a figure is, in brackets, where it was not measured.
-pub(super) fn mark_of<T>(figure: &Figure<T>) -> &'static str {
-    match figure {
-        Figure::Measured { .. } | Figure::Unavailable { .. } => "",
-        Figure::Simulated { .. } => " (simulated)",
-        Figure::Modelled { .. } => " (modelled)",
-        Figure::Assumed { .. } => " (assumed)",
-    }
+pub(super) fn mark_of<T>(figure: &Figure<T>) -> String {
+    figure.not_measured().map_or_else(String::new, |kind| format!(" ({kind})"))
 }
 
 /// Table, baseline and a published figure.
@@ -197,6 +211,15 @@ pub(super) fn table(reproduction: &Reproduction) -> Result<Vec<u8>> {
             ("rounds", |(.., c)| number(c.here_ratio.value().map(|s| s.rounds as f64))),
             ("here_provenance", |(.., c)| c.here_ratio.provenance()),
             ("verdict", |(.., c)| c.verdict.to_string()),
+            ("tied", |(.., c)| c.tied.as_ref().map_or_else(String::new, ToString::to_string)),
+            ("here_value_provenance", |(.., c)| c.here_value.provenance()),
+            ("published_reduction_percent", |(.., c)| {
+                number(c.published_ratio.filter(|_| c.saves_energy()).map(reduction_percent))
+            }),
+            ("here_reduction_percent", |(.., c)| {
+                let ratio = c.here_ratio.value().filter(|_| c.saves_energy()).map(|s| s.median);
+                number(ratio.map(reduction_percent))
+            }),
         ],
         &rows,
     )

@@ -94,7 +94,7 @@ pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
     let suite = Suite::parse(&suite.to_toml()?, "suite with the models added", Path::new(""))?;
     let host = Host::detect();
     let threads = allowed_cpus().len().max(1) as u32;
-    let suite =
+    let (suite, left_out) =
         tied::decide(suite, threads, &memory::available(), host.llc_bytes(), |what| eprintln!("{what}"))?;
     let suite_toml = suite.to_toml()?;
     let cases = plan::cases(&suite, threads)?;
@@ -119,6 +119,7 @@ pub fn start(mut suite: Suite, options: &RunOptions) -> Result<Outcome> {
             .iter()
             .map(|m| ModelFileId { model: m.label.clone(), blake3: m.blake3.clone() })
             .collect(),
+        left_out,
         reproduces: suite.reproduces.clone().map(|target| Reproduces {
             target,
             against: suite.against.clone().unwrap_or_else(|| "f16".to_owned()),

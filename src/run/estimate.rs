@@ -19,8 +19,9 @@ const OVERHEAD_S: f64 = 1.5;
 /// Durations seen so far, and a rough model for what was not seen yet.
 #[derive(Debug)]
 pub(super) struct Estimate {
-    /// Modelled seconds of each case.
-    modelled: Vec<f64>,
+    /// Modelled seconds of each case, and whether it runs plain code: the model is off by another factor there.
+    modelled: Vec<(f64, bool)>,
+    /// The last visit of each case.
     seen: HashMap<usize, f64>,
     bandwidth_s: f64,
     peak_s: f64,
@@ -33,7 +34,7 @@ impl Estimate {
     pub(super) fn new(cases: &[Case], models: &[PlannedModel]) -> Self {
         let modelled = cases.iter().map(|case| {
             let model = models.iter().find(|m| m.label == case.model);
-            model.map_or(1.0, |m| modelled_s(case, m))
+            (model.map_or(1.0, |m| modelled_s(case, m)), is_plain(case))
         });
         Estimate {
             modelled: modelled.collect(),
@@ -61,13 +62,20 @@ impl Estimate {
     /// The tasks together will take about so long.
     pub(super) fn of<'a>(&self, tasks: impl IntoIterator<Item = &'a Task>) -> Duration {
         // How far the model is off on this machine, from what was seen.
-        let (seen, modelled) =
-            self.seen.iter().fold((0.0, 0.0), |(s, m), (i, took)| (s + took, m + self.modelled[*i]));
-        let factor = if modelled > 0.0 { seen / modelled } else { 1.0 };
+        let factor_of = |plain| {
+            let of_kind = self.seen.iter().filter(|(i, _)| self.modelled[**i].1 == plain);
+            let (seen, modelled) =
+                of_kind.fold((0.0, 0.0), |(s, m), (i, took)| (s + took, m + self.modelled[*i].0));
+            (modelled > 0.0).then(|| seen / modelled)
+        };
+        let factor = [false, true].map(|plain| factor_of(plain).unwrap_or(1.0));
         let total: f64 = tasks
             .into_iter()
             .map(|task| match task {
-                Task::Case(i) => self.seen.get(i).copied().unwrap_or(self.modelled[*i] * factor),
+                Task::Case(i) => self.seen.get(i).copied().unwrap_or_else(|| {
+                    let (modelled, plain) = self.modelled[*i];
+                    modelled * factor[usize::from(plain)]
+                }),
                 Task::Bandwidth(_) => self.bandwidth_s,
                 Task::Peak { .. } => self.peak_s,
                 Task::Idle => self.idle_s,
@@ -78,19 +86,24 @@ impl Estimate {
     }
 }
 
+/// Whether a case runs plain code, one operation after the other.
+fn is_plain(case: &Case) -> bool {
+    case.isa == "scalar"
+}
+
 /// Loading and computing at rates of the right order for a present-day core.
 fn modelled_s(case: &Case, model: &PlannedModel) -> f64 {
     let threads = f64::from(case.threads);
     let (weights, head) = (model.linear_weights as f64, model.head_weights as f64);
     // Weights a second: one addition after the other, or the memory's bandwidth.
     let step_s = match case.kernel.as_str() {
-        "fp32-naive" => (weights + head) / (1.0e9 * threads),
+        _ if is_plain(case) => (weights + head) / (1.0e9 * threads),
         "f16" => (weights + head) * 2.0 / 20e9,
         _ => (weights / 4.0 + head * 2.0) / 20e9,
     };
-    let prefill_s = match case.kernel.as_str() {
-        "fp32-naive" => f64::from(case.n_prompt) * step_s,
-        _ => f64::from(case.n_prompt) * weights / (40e9 * threads),
+    let prefill_s = match is_plain(case) {
+        true => f64::from(case.n_prompt) * step_s,
+        false => f64::from(case.n_prompt) * weights / (40e9 * threads),
     };
     let load_s = 0.05 + model.stored_weights as f64 / 0.5e9;
     // A step before the windows, and sixteen for the check of the first round.

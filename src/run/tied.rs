@@ -9,7 +9,7 @@ use crate::backend::check;
 use crate::backend::native::options_of;
 use crate::error::{Error, Result};
 use crate::figure::Figure;
-use crate::journal::Case;
+use crate::journal::{Case, LeftOut};
 use crate::model::{Config, EmbeddingType, Geometry, linear_bytes};
 use crate::suite::{Model, ModelSource, Suite, UniqueLayers};
 use crate::units::Bytes;
@@ -21,32 +21,50 @@ use super::plan;
 /// nothing of a cycle that long.
 const CACHES: u64 = 4;
 
-/// `suite` with every `unique_layers` decided: a number below the model's layers, or none. `progress` is
-/// told of models that do not fit.
+/// `suite` with every `unique_layers` decided: a number below the model's layers, or none; and the models that
+/// are left out of it, because too few layers fit or what has to be known of the machine is not. `progress`
+/// is told of models that do not fit.
 ///
 /// # Errors
 /// [`Error::Input`] if the number that the suite names is so small that the layers would stay in the
-/// cache; [`Error::Environment`] if that is all that fits, or what has to be known of the machine is not.
+/// cache; [`Error::Environment`] if every model would be left out.
 pub(super) fn decide(
     mut suite: Suite,
     all_threads: u32,
     available: &Figure<Bytes>,
     llc: Option<Bytes>,
     mut progress: impl FnMut(&str),
-) -> Result<Suite> {
+) -> Result<(Suite, Vec<LeftOut>)> {
+    let mut left_out = Vec::new();
     if suite.models.iter().all(|model| model.unique_layers.is_none()) {
-        return Ok(suite);
+        return Ok((suite, left_out));
     }
     let cases = plan::cases(&suite, all_threads)?;
-    for model in &mut suite.models {
-        let (ModelSource::Synth(size), Some(asked)) = (&model.source, model.unique_layers) else { continue };
-        let tying = Tying::new(model, Geometry::by_name(size)?, &cases)?;
-        model.unique_layers = tying
-            .decide(asked, available, llc, &mut progress)
-            .map_err(|e| e.at(format_args!("model '{}', key 'unique_layers'", tying.label)))?
-            .map(UniqueLayers::Count);
+    let mut kept = Vec::new();
+    for mut model in std::mem::take(&mut suite.models) {
+        if let (ModelSource::Synth(size), Some(asked)) = (&model.source, model.unique_layers) {
+            let tying = Tying::new(&model, Geometry::by_name(size)?, &cases)?;
+            match (tying.decide(asked, available, llc, &mut progress), asked) {
+                (Ok(stored), _) => model.unique_layers = stored.map(UniqueLayers::Count),
+                (Err(Error::Environment(why)), UniqueLayers::Auto) => {
+                    progress(&format!("{} is left out: {why}", tying.label));
+                    left_out.push(LeftOut { model: tying.label, why });
+                    continue;
+                }
+                (Err(e), _) => {
+                    return Err(e.at(format_args!("model '{}', key 'unique_layers'", tying.label)));
+                }
+            }
+        }
+        kept.push(model);
     }
-    Ok(suite)
+    suite.models = kept;
+    match left_out.first() {
+        Some(LeftOut { model, why }) if suite.models.is_empty() => {
+            Err(Error::environment(format!("model '{model}', key 'unique_layers': {why}")))
+        }
+        _ => Ok((suite, left_out)),
+    }
 }
 
 /// A model whose layers may be tied, and what is to be run with it.
@@ -216,7 +234,7 @@ mod tests {
 
     fn decided(suite: Suite, available: u64, llc: Option<Bytes>) -> Result<Option<UniqueLayers>> {
         let available = Figure::measured(Bytes(available), "test");
-        decide(suite, 2, &available, llc, |_| {}).map(|suite| suite.models[0].unique_layers)
+        decide(suite, 2, &available, llc, |_| {}).map(|(suite, _)| suite.models[0].unique_layers)
     }
 
     #[track_caller]
@@ -291,5 +309,24 @@ mod tests {
         let unknown = Figure::unavailable("no /proc");
         let why = decide(auto(), 2, &unknown, LLC, |_| {}).unwrap_err();
         assert!(why.exit_code() == 3 && why.to_string().contains("no /proc"), "{why}");
+    }
+
+    #[test]
+    fn one_of_several_models_is_left_out_with_its_reason() {
+        let both = |unique_layers: &str| {
+            let mut suite = suite("70B", unique_layers, "\"i2_s\"");
+            suite.models.push(self::suite("125M", "11", "\"i2_s\"").models.remove(0));
+            suite
+        };
+        let available = Figure::measured(Bytes(1_000_000_000), "test");
+        let (suite, left_out) = decide(both("\"auto\""), 2, &available, LLC, |_| {}).unwrap();
+        assert_eq!(suite.models.iter().map(Model::label).collect::<Vec<_>>(), ["125M"]);
+        assert_eq!(left_out[0].model, "70B");
+        assert!(left_out[0].why.contains("even with one layer stored"), "{left_out:?}");
+        // A number that somebody chose is a mistake to be told of.
+        assert_eq!(
+            decide(both("1"), 2, &available, Some(Bytes(1 << 40)), |_| {}).unwrap_err().exit_code(),
+            2
+        );
     }
 }

@@ -300,8 +300,7 @@ pub fn summarize(records: &[Record]) -> Result<Summary> {
     let states = StateCounts::of(&header.cases, records);
     let overhead = overhead::overhead(records);
     let reproduction = header.reproduces.as_ref().and_then(|r| {
-        let run =
-            reproduce::Run { rows: &rows, rounds: &figures, speedups: &speedups, planned: header.rounds };
+        let run = reproduce::Run { header, rows: &rows, rounds: &figures, speedups: &speedups };
         Some(reproduce::reproduction(Target::by_name(&r.target)?, &r.against, &run))
     });
     Ok(Summary {

@@ -10,7 +10,7 @@ use std::fmt;
 use serde::Deserialize;
 
 use crate::figure::Figure;
-use crate::journal::{Case, TiedLayers};
+use crate::journal::{Case, RunHeader, TiedLayers};
 use crate::published::{Target, rows};
 use crate::stats::arithmetic;
 use crate::stats::rounds::Round;
@@ -83,6 +83,16 @@ pub struct Comparison {
     pub here_ratio: Figure<Spread>,
     /// By the rule.
     pub verdict: Verdict,
+}
+
+/// The quantity whose ratios are energies.
+const SAVED: &str = "energy of the baseline over energy";
+
+impl Comparison {
+    /// Whether the ratio is that of two energies of a token, so that it says how much is saved.
+    pub fn saves_energy(&self) -> bool {
+        self.quantity == SAVED
+    }
 }
 
 /// Whether a ratio grows with the size of the model, published and here.
@@ -210,11 +220,10 @@ struct KernelRow {
 
 /// What a run has, for [`reproduction`].
 pub(super) struct Run<'a> {
+    pub(super) header: &'a RunHeader,
     pub(super) rows: &'a [Row],
     pub(super) rounds: &'a [Vec<Round<'a>>],
     pub(super) speedups: &'a [Speedup],
-    /// Rounds that were planned.
-    pub(super) planned: u32,
 }
 
 /// Holds a run against `target`, ratios against the kernel `against`.
@@ -234,13 +243,13 @@ pub(super) fn reproduction(target: Target, against: &str, run: &Run) -> Reproduc
                 energy(&subject, against, run)
             })
             .collect(),
-        Target::Efficiency => efficiency(),
+        Target::Efficiency => efficiency(run),
         Target::Kernels => scaling(run),
     };
     let trends = if target == Target::Speed { trends(&comparisons) } else { Vec::new() };
     let reading = (target == Target::Speed).then(|| reading(run)).flatten();
-    let against = matches!(target, Target::Speed | Target::Energy).then(|| against.to_owned());
-    Reproduction { target, against, rounds: run.planned, comparisons, trends, reading }
+    let against = target.has_baseline().then(|| against.to_owned());
+    Reproduction { target, against, rounds: run.header.rounds, comparisons, trends, reading }
 }
 
 /// A published row: the baseline's value and the other's.
@@ -339,7 +348,8 @@ fn each_kernel(
 ) -> Vec<Comparison> {
     let cases = ternary(subject.model(), run);
     if cases.is_empty() {
-        let why = "the suite does not measure this size";
+        let left_out = run.header.left_out.iter().find(|left| left.model == subject.model());
+        let why = left_out.map_or("the suite does not measure this size", |left| &left.why);
         return vec![subject.compare(quantity, published, None, neither(why), Figure::unavailable(why))];
     }
     cases
@@ -349,7 +359,7 @@ fn each_kernel(
             let without = |why: String| (Figure::unavailable(why.clone()), Figure::unavailable(why));
             let (base, ratio) = match speedup {
                 Some(speedup) => {
-                    let none = || Figure::unavailable("no case of the baseline");
+                    let none = || Figure::unavailable(speedup.status.as_str());
                     (baseline(speedup, run).map_or_else(none, figure), ratio(speedup))
                 }
                 None if !row.usable() => without(row.status.to_string()),
@@ -407,7 +417,7 @@ fn speed(subject: &Subject, against: &str, run: &Run) -> Vec<Comparison> {
 fn energy(subject: &Subject, against: &str, run: &Run) -> Vec<Comparison> {
     let [baseline, value] = subject.published;
     let published = baseline.zip(value).map(|(baseline, value)| baseline / value);
-    let quantity = ("energy of the baseline over energy", published);
+    let quantity = (SAVED, published);
     let joules = |row: &Row| row.energy_j_per_token.clone().map(|s| s.median);
     each_kernel(subject, quantity, against, run, joules, |speedup| saved(speedup, run))
 }
@@ -434,9 +444,9 @@ fn modelled<T>(value: T, by: &str) -> Figure<T> {
     Figure::Modelled { value, by: by.to_owned() }
 }
 
-/// Memory and estimated energy follow from geometries, for 2B4T and the models it is compared with; their
-/// latency would need those models' engines.
-fn efficiency() -> Vec<Comparison> {
+/// Memory and estimated energy follow from geometries, for 2B4T and the models it is compared with. The latency
+/// of 2B4T is that of its fastest kernel in this run; those of the others would need their engines.
+fn efficiency(run: &Run) -> Vec<Comparison> {
     const BITNET: &str = "BitNet b1.58 2B4T";
     const CPU: &str = "any (arXiv:2504.12285)";
     const WEIGHTS: &str = "weights of the geometry, 1.58 against 16 bits";
@@ -459,6 +469,14 @@ fn efficiency() -> Vec<Comparison> {
         weights(model) * bits / 8e9
     };
     let exactly = |ratio: f64| Spread { median: ratio, min: ratio, max: ratio, rounds: 1 };
+    let rate = |row: &&Row| row.decode_tok_s.map(|s| s.median);
+    let cases = ternary("2B4T", run);
+    let fastest = cases.iter().filter(|r| r.usable()).filter_map(|r| Some((rate(r)?, *r)));
+    let fastest = fastest.max_by(|(a, _), (b, _)| a.total_cmp(b));
+    let latency = || match fastest {
+        Some((rate, _)) => Figure::measured(1000.0 / rate, "monotonic clock"),
+        None => Figure::unavailable("this run has no decode speed of 2B4T"),
+    };
     let mut comparisons = Vec::new();
     for other in published.iter().filter(|r| r.model != BITNET) {
         let subject = |unit, baseline, value| Subject {
@@ -479,8 +497,8 @@ fn efficiency() -> Vec<Comparison> {
         comparisons.push(subject("ms", other.decode_latency_ms, bitnet.decode_latency_ms).compare(
             "decode latency",
             Some(other.decode_latency_ms / bitnet.decode_latency_ms),
-            None,
-            neither(&not_run),
+            fastest.map(|(_, row)| row.case.kernel.as_str()),
+            [Figure::unavailable(not_run.as_str()), latency()],
             Figure::unavailable(not_run.as_str()),
         ));
         let ((their_j, their_pass), (our_j, our_pass)) = (energy(&other.model), energy(BITNET));
@@ -493,6 +511,11 @@ fn efficiency() -> Vec<Comparison> {
         ));
     }
     comparisons
+}
+
+/// The thread counts of the table of thread scaling.
+pub fn published_threads() -> Vec<u32> {
+    rows::<KernelRow>(KERNELS).map(|row| row.threads).collect()
 }
 
 /// Rates with several threads over that with one, of prompts and of outputs as long as the published.
@@ -562,17 +585,24 @@ fn trends(comparisons: &[Comparison]) -> Vec<Trend> {
         if trends.iter().any(|t| (&t.cpu, &t.kernel) == (&first.cpu, kernel)) {
             continue;
         }
-        // In the order of the table, which is that of sizes.
-        let of = || comparisons.iter().filter(|c| c.cpu == first.cpu && c.kernel.as_ref() == Some(kernel));
-        let pair = |c: &Comparison| Some((c.published_ratio?, c.here_ratio.value()?.median));
-        let pairs: Vec<(f64, f64)> = of().filter_map(pair).collect();
-        if pairs.len() >= 4 {
-            let (published, here): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
+        // In the order of the table, which is that of sizes; of several cases of a size the best.
+        let mut sizes: Vec<(&Comparison, f64, f64)> = Vec::new();
+        for c in comparisons.iter().filter(|c| c.cpu == first.cpu && c.kernel.as_ref() == Some(kernel)) {
+            let (Some(published), Some(here)) = (c.published_ratio, c.here_ratio.value()) else { continue };
+            match sizes.iter_mut().find(|(size, ..)| size.subject == c.subject) {
+                Some(size) if here.median > size.2 => *size = (c, published, here.median),
+                Some(_) => {}
+                None => sizes.push((c, published, here.median)),
+            }
+        }
+        if sizes.len() >= 4 {
+            let published: Vec<f64> = sizes.iter().map(|(_, published, _)| *published).collect();
+            let here: Vec<f64> = sizes.iter().map(|(.., here)| *here).collect();
             trends.push(Trend {
                 cpu: first.cpu.clone(),
                 kernel: kernel.clone(),
-                sizes: here.len(),
-                tied: of().filter(|c| c.tied.is_some() && pair(c).is_some()).count(),
+                sizes: sizes.len(),
+                tied: sizes.iter().filter(|(c, ..)| c.tied.is_some()).count(),
                 published_tau: tau(&published),
                 here_tau: tau(&here),
             });
@@ -598,6 +628,14 @@ fn tau(values: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
+    /// The plan of a run of nothing.
+    fn header() -> RunHeader {
+        let fields = r#"{"schema": 4, "run_id": "", "suite": "", "started_unix_ms": 0, "version": "", "commit": "",
+            "seed": 1, "rounds": 3, "llc_bytes": null, "cases": [],
+            "left_out": [{"model": "70B", "why": "too little memory"}]}"#;
+        serde_json::from_str(fields).unwrap()
+    }
+
     fn spread(min: f64, median: f64, max: f64) -> Figure<Spread> {
         Figure::measured(Spread { median, min, max, rounds: 3 }, "clock")
     }
@@ -621,7 +659,8 @@ mod tests {
 
     #[test]
     fn every_published_row_is_compared_or_says_why_not() {
-        let nothing = Run { rows: &[], rounds: &[], speedups: &[], planned: 3 };
+        let header = header();
+        let nothing = Run { header: &header, rows: &[], rounds: &[], speedups: &[] };
         for (target, rows) in [(Target::Speed, 24), (Target::Energy, 6), (Target::Efficiency, 15)] {
             let all = reproduction(target, "f16", &nothing).comparisons;
             assert_eq!(all.len(), rows, "{target:?}");
@@ -629,6 +668,9 @@ mod tests {
                 let here = c.here_ratio.value().is_some();
                 assert_eq!(here, !matches!(c.verdict, Verdict::NotTestable(_)), "{c:?}");
                 assert!(c.published_value.is_some() || c.published_baseline.is_some(), "{c:?}");
+                let left_out = target.has_baseline() && c.subject == "70B" && c.published_ratio.is_some();
+                let why = c.verdict.to_string();
+                assert_eq!(left_out, why.contains("too little memory"), "{c:?}");
             }
         }
         let scaling = reproduction(Target::Kernels, "f16", &nothing).comparisons;
@@ -638,7 +680,8 @@ mod tests {
 
     #[test]
     fn memory_and_estimates_of_2b4t_follow_from_its_geometry() {
-        for c in efficiency() {
+        let header = header();
+        for c in efficiency(&Run { header: &header, rows: &[], rounds: &[], speedups: &[] }) {
             let close = |published: Option<f64>, here: &Figure<f64>, by: f64| {
                 (published.unwrap() - here.value().unwrap()).abs() <= by
             };

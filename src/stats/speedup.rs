@@ -51,7 +51,11 @@ pub(super) fn speedups(rows: &[Row], rounds: &[Vec<Round>]) -> Vec<Speedup> {
                 .zip(rounds)
                 .filter(|(b, _)| b.case.kernel == baseline && same_group(&b.case, &row.case))
                 .peekable();
-            if row.case.kernel != baseline && planned.peek().is_some() {
+            if row.case.kernel == baseline {
+                continue;
+            }
+            if let Some((first, _)) = planned.peek() {
+                let why = format!("no usable case of {baseline}: {}", first.status);
                 let usable: Vec<(&Row, &Vec<Round>)> = planned.filter(|(b, _)| b.usable()).collect();
                 let rate = |row: &Row| row.decode_tok_s.map_or(0.0, |s| s.median);
                 let chosen = usable
@@ -60,7 +64,7 @@ pub(super) fn speedups(rows: &[Row], rounds: &[Vec<Round>]) -> Vec<Speedup> {
                     .or_else(|| usable.iter().max_by(|(a, _), (b, _)| rate(a).total_cmp(&rate(b))));
                 speedups.push(match chosen {
                     Some((base, base_rounds)) => pair(row, row_rounds, baseline, base, base_rounds),
-                    None => without(row, baseline, None, format!("no usable case of {baseline}")),
+                    None => without(row, baseline, None, why),
                 });
             }
         }

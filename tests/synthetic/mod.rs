@@ -129,6 +129,7 @@ impl Journal {
             memory_limit: None,
             keep_packed: false,
             models: Vec::new(),
+            left_out: Vec::new(),
             reproduces: None,
             energy: Default::default(),
             stated: Default::default(),

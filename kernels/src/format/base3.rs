@@ -22,7 +22,7 @@
 //! `v = d0 + 3 d1 + 9 d2 + 27 d3 + 81 d4`: then a digit is the carry of a multiplication by 3, from `d4`
 //! down, as in llama.cpp's TQ1_0.
 
-use super::{i2_s, rows_of};
+use super::{MAX_TERNARY_COLS, i2_s, rows_of};
 
 /// Columns of a step.
 pub const STEP_COLS: usize = 20;
@@ -31,6 +31,10 @@ pub const STEP_BYTES: usize = i2_s::STEP_BYTES;
 
 /// What a fifth digit counts in a byte that is decoded by tables.
 pub(crate) const FIFTH: u8 = 84;
+
+// A 32-bit sum of fifth digits, four columns of each step, whatever the activations are.
+const _: () =
+    assert!(MAX_TERNARY_COLS.div_ceil(STEP_COLS) * 4 * (2 * FIFTH as usize) * 128 <= i32::MAX as usize);
 
 /// Bytes of one panel.
 pub(crate) fn panel_len(cols: usize) -> usize {

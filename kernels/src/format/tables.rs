@@ -49,7 +49,7 @@ pub(crate) struct Chunk {
     pub(crate) bytes: usize,
     /// Bytes of a panel in the chunks before.
     pub(crate) start: usize,
-    /// Number of the first table, see [`Tables`].
+    /// Number of the first table.
     pub(crate) table: usize,
 }
 
@@ -134,6 +134,17 @@ pub(crate) fn unpack_chunk(chunk: Chunk, words: bool, panel: &[u8], codes: &mut 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(32))]
 pub(crate) struct Table(pub(crate) [i16; 16]);
+
+/// Two tables as they are stored, on a cache line of their own: a table of 64 bytes that begins in the middle
+/// of a line would take two accesses.
+#[derive(Debug, Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub(crate) struct Line([Table; Line::TABLES]);
+
+impl Line {
+    /// Tables on a line; every chunk has a multiple of it.
+    pub(crate) const TABLES: usize = 2;
+}
 
 /// What one unit of an 8-bit table entry stands for: three activations of up to 127 fit.
 pub(crate) const LOSSY_STEP: i32 = 3;
@@ -268,6 +279,9 @@ mod tests {
                 for chunk in chunks(kind, true, cols) {
                     assert_eq!((chunk.col, chunk.start), (col, start), "{cols}");
                     assert!(chunk.cols <= CHUNK_COLS);
+                    for words in [false, true] {
+                        assert_eq!(chunk.tables(words) % Line::TABLES, 0, "{cols}");
+                    }
                     col += chunk.cols;
                     start += chunk.bytes;
                 }

@@ -145,6 +145,7 @@ pub(super) fn figures(summary: &Summary) -> Result<Vec<Plot>> {
             "here_ratio",
             "here_ratio_min",
             "here_ratio_max",
+            "tied",
             "here_provenance",
             "verdict",
         ];
@@ -160,6 +161,9 @@ pub(super) fn figures(summary: &Summary) -> Result<Vec<Plot>> {
                 "kernel",
                 "here_baseline",
                 "here_value",
+                "tied",
+                "here_value_provenance",
+                "verdict",
             ];
             figures.insert(1, Plot::bars("published", &chart, ("reproduction.csv", columns))?);
         }
@@ -528,10 +532,7 @@ fn energy(summary: &Summary) -> Chart {
         let mut lines = Vec::new();
         if row.usable() {
             if why.is_none() {
-                let how = match &row.energy_j_per_token {
-                    Figure::Simulated { .. } => "simulated",
-                    _ => "measured",
-                };
+                let how = row.energy_j_per_token.not_measured().unwrap_or("measured");
                 lines.push(energy_line(summary, row, &row.energy_j_per_token, how));
             }
             if let Some(models) = row.decode_energy().map(|e| &e.models) {

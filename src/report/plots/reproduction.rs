@@ -139,13 +139,8 @@ fn ours(summary: &Summary, kernel: &str, value: &Figure<f64>, c: &Comparison) ->
 }
 
 /// What a figure is, where it was not measured.
-fn mark_of<T>(figure: &Figure<T>) -> &'static str {
-    match figure {
-        Figure::Measured { .. } | Figure::Unavailable { .. } => "",
-        Figure::Simulated { .. } => ", simulated",
-        Figure::Modelled { .. } => ", modelled",
-        Figure::Assumed { .. } => ", assumed",
-    }
+fn mark_of<T>(figure: &Figure<T>) -> String {
+    figure.not_measured().map_or_else(String::new, |kind| format!(", {kind}"))
 }
 
 fn here(summary: &Summary, comparison: &Comparison) -> Row {

@@ -272,8 +272,6 @@ fn svg_text(area: &DrawingArea<SVGBackend, Shift>, text: &Text) -> Result<()> {
     area.draw_text(&text.text, &style, at).map_err(failed::<SVGBackend>)
 }
 
-/// Text of a PNG is drawn glyph by glyph from the embedded font, so that figures need no font of
-/// the system. (plotters' own bitmap text leaves out the bearing of each glyph: uneven spacing.)
 /// The colours of `pixels`, three bytes each, and for each pixel its colour's place among them; `None` if they
 /// are more than a byte can tell apart.
 fn indexed(pixels: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
@@ -299,6 +297,8 @@ fn indexed(pixels: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((palette, indices))
 }
 
+/// Text of a PNG is drawn glyph by glyph from the embedded font, so that figures need no font of
+/// the system. (plotters' own bitmap text leaves out the bearing of each glyph: uneven spacing.)
 fn png_text(area: &DrawingArea<BitMapBackend, Shift>, text: &Text) -> Result<()> {
     let font = font()?;
     let scale = f64::from(PNG_SCALE);

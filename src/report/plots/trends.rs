@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use super::chart::INK;
 use super::lines::{Lines, Look, Panel, Point, Series};
 use super::{PALETTE, color_of, model_label, rounds, setting};
-use crate::figure::Figure;
 use crate::journal::Case;
 use crate::published::Target;
 use crate::report::text::{count, ratio, round_significant};
@@ -186,7 +185,7 @@ pub(super) fn pareto(summary: &Summary) -> Lines {
         let (Some(speed), Some(energy)) = (row.decode_tok_s, row.energy_j_per_token.value()) else {
             continue;
         };
-        let word = how(&row.energy_j_per_token);
+        let word = row.energy_j_per_token.kind();
         if !words.contains(&word) {
             words.push(word);
         }
@@ -230,17 +229,6 @@ pub(super) fn pareto(summary: &Summary) -> Lines {
         band: None,
         panels: sorted(panels),
         empty: "No case has an energy.",
-    }
-}
-
-/// The first word of a provenance.
-fn how<T>(figure: &Figure<T>) -> &'static str {
-    match figure {
-        Figure::Measured { .. } => "measured",
-        Figure::Simulated { .. } => "simulated",
-        Figure::Modelled { .. } => "modelled",
-        Figure::Assumed { .. } => "assumed",
-        Figure::Unavailable { .. } => "unavailable",
     }
 }
 

@@ -21,7 +21,7 @@ type Sums = [int16x8_t; 4];
 pub(super) unsafe fn gemv(share: &Share<'_>, kind: Kind, input: &TokenInput, stride: usize, out: &mut [f32]) {
     let mut first = true;
     for (chunk, bytes) in share.chunks(kind) {
-        let tables = &input.tables[chunk.table..];
+        let tables = &input.tables()[chunk.table..];
         for (panel, out) in bytes.chunks_exact(chunk.bytes).zip(out.chunks_mut(stride)) {
             // SAFETY: the panel is one of the chunk, whose tables `tables` begins with; each vector of sums
             // is of eight outputs.

@@ -29,7 +29,7 @@ pub(super) unsafe fn gemv(share: &Share<'_>, kind: Kind, input: &TokenInput, str
     let mut first = true;
     while let Some((chunk, bytes)) = chunks.next() {
         let next = chunks.peek();
-        let tables = input.tables[chunk.table..].as_ptr();
+        let tables = input.tables()[chunk.table..].as_ptr();
         for (i, (panel, out)) in bytes.chunks_exact(chunk.bytes).zip(out.chunks_mut(stride)).enumerate() {
             // The stream goes on in the next chunk.
             let ahead = match (i + PREFETCH_PANELS, next) {

@@ -29,7 +29,7 @@ pub(super) unsafe fn gemv(share: &Share<'_>, kind: Kind, input: &TokenInput, str
     let mut first = true;
     while let Some((chunk, bytes)) = chunks.next() {
         let next = chunks.peek();
-        let tables = input.tables[chunk.table..].as_ptr();
+        let tables = input.tables()[chunk.table..].as_ptr();
         for (i, (panel, out)) in bytes.chunks_exact(chunk.bytes).zip(out.chunks_mut(stride)).enumerate() {
             // The stream goes on in the next chunk.
             let ahead = match (i + PREFETCH_PANELS, next) {
@@ -71,7 +71,7 @@ pub(super) unsafe fn gemv(share: &Share<'_>, kind: Kind, input: &TokenInput, str
 unsafe fn sums_of_two(panel: &[u8], tables: *const Table, ahead: *const u8) -> __m512i {
     let mut sums = [_mm512_setzero_si512(); 2];
     for (i, step) in panel.chunks_exact(tl1::STEP_BYTES).enumerate() {
-        // SAFETY: a step is 64 bytes and has four tables; a prefetch never faults.
+        // SAFETY: a step is 64 bytes and has four tables of 32 entries; a prefetch never faults.
         unsafe {
             _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(i * tl1::STEP_BYTES).cast());
             let table = |n: usize| _mm512_loadu_si512(tables.add(8 * i + 2 * n).cast());

@@ -153,3 +153,21 @@ impl Decoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_take_every_byte_apart() {
+        for four in 0..81u8 {
+            for fifth in 0..3 {
+                let fifth = fifth * base3::FIFTH;
+                assert_eq!(FIFTHS[usize::from((four + fifth) >> 2)], fifth, "{four} + {fifth}");
+            }
+            let byte = FOURS[usize::from(four)];
+            let digits = (0..4).rev().fold(0, |v, n| 3 * v + ((byte >> (2 * n)) & 3));
+            assert_eq!(digits, four);
+        }
+    }
+}
