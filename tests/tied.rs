@@ -398,7 +398,7 @@ fn a_run_refuses_layers_that_the_cache_would_hold() {
         .output()
         .unwrap();
     let why = stderr(&output);
-    // 1.4 MB: less than four times the cache of any machine that says how large it is.
+    // 1.4 MB: less than twelve times the cache of any machine that says how large it is.
     assert!(matches!(output.status.code(), Some(2 | 3)) && why.contains("key 'unique_layers'"), "{why}");
     // Before anything was made.
     assert!(!dir.path().join("cache").exists() && !dir.path().join("run").exists());

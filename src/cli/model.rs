@@ -38,7 +38,7 @@ pub(super) enum Command {
     Tied {
         /// Size, as of `synth`; both models have to fit into memory
         size: String,
-        /// Layers that are stored; at least four times the last-level cache
+        /// Layers that are stored; at least twelve times the last-level cache
         #[arg(long, value_name = "N")]
         unique_layers: u32,
         /// Kernel of both
