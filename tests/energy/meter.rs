@@ -125,7 +125,7 @@ fn a_counter_that_stands_still_at_an_aligned_edge_spoils_the_window() {
 #[test]
 fn every_counter_of_the_total_has_to_move_at_an_aligned_edge() {
     let machine = Machine::new();
-    zone(&machine, 0, 0, 262_143_328_850);
+    zone(&machine, 0, 1, 262_143_328_850);
     zone(&machine, 1, 1_000_000, 262_143_328_850);
     let player = Player::default();
     let meter = Meter::open(&EnergyChoice::Auto, Some(machine.root()));

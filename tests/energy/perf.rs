@@ -25,7 +25,8 @@ impl Machine {
     }
 
     fn perf_count(&self, event: u64, cpu: u32, energy_j: f64) {
-        self.write(&format!("perf_event/{TYPE}/{event}/{cpu}"), (energy_j / SCALE) as u64);
+        // A counter begins at zero and has counted something when it is looked at for the second time.
+        self.write(&format!("perf_event/{TYPE}/{event}/{cpu}"), (energy_j / SCALE) as u64 + 1);
     }
 
     fn show_perf(&self, t: Duration) {
@@ -135,4 +136,19 @@ fn a_count_that_goes_back_or_away_spoils_the_window() {
     machine.remove(&format!("perf_event/{TYPE}/3/0"));
     let gone = tracker.mark(seconds(14.0), Duration::ZERO);
     assert!(why(&tracker.between(&later, &gone)).contains("dram-0: "));
+}
+
+/// Linux finds the platform's counter in a virtual machine on Emerald Rapids, whose host does not count with it.
+#[test]
+fn a_counter_that_stays_at_zero_is_refused() {
+    let machine = Machine::new();
+    machine.write(&format!("{PMU}/type"), "9\n");
+    machine.write(&format!("{PMU}/cpumask"), "0\n");
+    machine.pmu_event("energy-psys", 5);
+    machine.write("perf_event/9/5/0", 0);
+    let refusal = machine.refusal("perf");
+    assert!(refusal.contains("psys is there but counts nothing"), "{refusal}");
+
+    machine.write("perf_event/9/5/0", 1);
+    machine.tracker("perf");
 }

@@ -236,8 +236,8 @@ fn chosen(source: &SourceChoice, root: Option<&Path>) -> Result<Box<dyn Source>,
 /// The first source that is looked for unasked and found.
 fn first(root: Option<&Path>) -> Result<Box<dyn Source>, String> {
     let mut refusals: Vec<(&str, Refusal)> = Vec::new();
-    for (name, open, _) in SOURCES.iter().filter(|(_, _, unasked)| *unasked) {
-        match open(root) {
+    for &(name, ..) in SOURCES.iter().filter(|(_, _, unasked)| *unasked) {
+        match open(name, root) {
             Ok(source) => return Ok(source),
             Err(refusal) => refusals.push((name, refusal)),
         }
