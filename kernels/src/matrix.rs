@@ -156,6 +156,8 @@ impl PackedMatrix {
 #[derive(Debug, Default)]
 pub struct Scratch {
     lines: Vec<Line>,
+    /// Address of what the thread reads after its next product; 0 if it is not known.
+    next: usize,
 }
 
 /// One cache line: keeps the scratch aligned for whole-vector loads.
@@ -166,7 +168,16 @@ struct Line([u8; 64]);
 impl Scratch {
     /// Scratch for matrices of up to `max_cols` columns; using it for those never allocates.
     pub fn new(max_cols: usize) -> Self {
-        Scratch { lines: vec![Line([0; 64]); Scratch::memory_bytes(max_cols) / size_of::<Line>()] }
+        Scratch { lines: vec![Line([0; 64]); Scratch::memory_bytes(max_cols) / size_of::<Line>()], next: 0 }
+    }
+
+    /// Says which panels this thread multiplies with one input after its next product, which then requests the
+    /// first of their weights before it ends.
+    ///
+    /// # Panics
+    /// If they are not panels of the matrix.
+    pub fn expect(&mut self, matrix: &Matrix, panels: Range<usize>) {
+        self.next = matrix.first_bytes(panels).as_ptr() as usize;
     }
 
     /// Memory in bytes that scratch for matrices of up to `max_cols` columns takes.
@@ -188,16 +199,24 @@ pub(crate) struct Share<'a> {
     pub(crate) cols: usize,
     pub(crate) scale: f32,
     pub(crate) panels: Range<usize>,
+    /// What is read behind them.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "nothing is requested ahead there"))]
+    pub(crate) next: *const u8,
     words: bool,
     all_panels: usize,
     data: &'a [u8],
 }
 
 impl<'a> Share<'a> {
-    /// The panels, of a format that keeps each in one piece.
-    pub(crate) fn whole_panels(&self) -> std::slice::ChunksExact<'a, u8> {
+    /// The bytes of all the panels, of a format that keeps each in one piece.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
         let len = self.format.panel_len(self.cols);
-        self.data[self.panels.start * len..self.panels.end * len].chunks_exact(len)
+        &self.data[self.panels.start * len..self.panels.end * len]
+    }
+
+    /// The panels, of such a format.
+    pub(crate) fn whole_panels(&self) -> std::slice::ChunksExact<'a, u8> {
+        self.bytes().chunks_exact(self.format.panel_len(self.cols))
     }
 
     /// The chunks of a table format, each with its bytes of all panels of the share.
@@ -304,6 +323,7 @@ impl Matrix {
         let (format, cols) = (self.format(), self.cols());
         let stride = cols.next_multiple_of(COLUMN_STEP);
         let ternary = format.is_ternary();
+        let next = std::mem::take(&mut scratch.next) as *const u8;
         assert!(panels.start <= panels.end && panels.end <= self.panels(), "panels of the matrix");
         assert_eq!(out.len(), panels.len() * inputs.len() * PANEL_ROWS, "one output for each row and input");
         for input in inputs {
@@ -314,10 +334,10 @@ impl Matrix {
             return;
         }
         if !ternary {
-            return self.mul_floats(panels, inputs, scratch, out);
+            return self.mul_floats(panels, inputs, next, scratch, out);
         }
         if let ([_], _) | (_, Format::Tl2Lossy) = (inputs, format) {
-            let share = self.share(panels);
+            let share = Share { next, ..self.share(panels) };
             for (t, input) in inputs.iter().enumerate() {
                 assert!(!format.needs_tables() || input.tables_of == Some(format), "the input is tabulated");
                 self.gemv(&share, input, scratch, inputs.len() * PANEL_ROWS, &mut out[t * PANEL_ROWS..]);
@@ -335,10 +355,21 @@ impl Matrix {
     ///
     /// # Panics
     /// If they are not panels of the matrix.
-    pub fn read(&self, panels: Range<usize>) -> u64 {
+    pub fn read(&self, panels: Range<usize>, scratch: &mut Scratch) -> u64 {
         let panel_bytes = self.format().panel_len(self.cols());
         let panels = &self.data()[panels.start * panel_bytes..panels.end * panel_bytes];
-        crate::vector::read(self.isa(), bytemuck::cast_slice(panels))
+        let next = std::mem::take(&mut scratch.next) as *const u8;
+        crate::vector::read_before(self.isa(), bytemuck::cast_slice(panels), next)
+    }
+
+    /// The weights of `panels` that a product reads first.
+    fn first_bytes(&self, panels: Range<usize>) -> &[u8] {
+        assert!(panels.start <= panels.end && panels.end <= self.panels(), "panels of the matrix");
+        let share = self.share(panels);
+        match Kind::of(share.format) {
+            Some(kind) => share.chunks(kind).next().map_or(&[], |(_, bytes)| bytes),
+            None => share.bytes(),
+        }
     }
 
     fn share(&self, panels: Range<usize>) -> Share<'_> {
@@ -347,6 +378,7 @@ impl Matrix {
             cols: self.cols(),
             scale: self.packed.scale,
             panels,
+            next: std::ptr::null(),
             words: self.isa().word_tables(),
             all_panels: self.panels(),
             data: self.data(),
@@ -357,6 +389,7 @@ impl Matrix {
         &self,
         panels: Range<usize>,
         inputs: &[TokenInput],
+        next: *const u8,
         scratch: &mut Scratch,
         out: &mut [f32],
     ) {
@@ -366,6 +399,10 @@ impl Matrix {
         let data = &self.data()[panels.start * panel_bytes..panels.end * panel_bytes];
         let scratch = scratch.bytes(PANEL_ROWS * arch::FLOAT_BLOCK_COLS * size_of::<f32>());
         let outs = out.chunks_exact_mut(inputs.len() * PANEL_ROWS);
+        #[cfg(target_arch = "x86_64")]
+        let ahead = arch::x86_64::ahead::Ahead::new(data, next);
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = next;
         for (panel, out) in data.chunks_exact(panel_bytes).zip(outs) {
             match self.isa().level() {
                 _ if format == Format::Fp32Rows => {
@@ -384,11 +421,13 @@ impl Matrix {
                 Level::Avx2 => unsafe {
                     use arch::avx2::{blocks, float_panel};
                     match format {
-                        Format::Q8_0 | Format::Q6K => blocks::panel(format, panel, inputs, scratch, out),
-                        Format::F16Panels => {
-                            float_panel::<f16>(cast_slice(panel), scale, inputs, scratch, out);
+                        Format::Q8_0 | Format::Q6K => {
+                            blocks::panel(format, panel, inputs, &ahead, scratch, out)
                         }
-                        _ => float_panel::<f32>(cast_slice(panel), scale, inputs, scratch, out),
+                        Format::F16Panels => {
+                            float_panel::<f16>(cast_slice(panel), scale, inputs, &ahead, scratch, out);
+                        }
+                        _ => float_panel::<f32>(cast_slice(panel), scale, inputs, &ahead, scratch, out),
                     }
                 },
                 #[cfg(avx512)]
@@ -396,11 +435,13 @@ impl Matrix {
                 Level::Avx512Vnni | Level::Avx512Vbmi => unsafe {
                     use arch::avx512::{blocks, float_panel};
                     match format {
-                        Format::Q8_0 | Format::Q6K => blocks::panel(format, panel, inputs, scratch, out),
-                        Format::F16Panels => {
-                            float_panel::<f16>(cast_slice(panel), scale, inputs, scratch, out);
+                        Format::Q8_0 | Format::Q6K => {
+                            blocks::panel(format, panel, inputs, &ahead, scratch, out)
                         }
-                        _ => float_panel::<f32>(cast_slice(panel), scale, inputs, scratch, out),
+                        Format::F16Panels => {
+                            float_panel::<f16>(cast_slice(panel), scale, inputs, &ahead, scratch, out);
+                        }
+                        _ => float_panel::<f32>(cast_slice(panel), scale, inputs, &ahead, scratch, out),
                     }
                 },
                 #[cfg(target_arch = "aarch64")]

@@ -199,14 +199,20 @@ fn rotate_body(a: &mut [f32], b: &mut [f32], cos: &[f32], sin: &[f32]) {
 /// Reads all words and returns their sum, so that no read can be left out: what memory gives when
 /// nothing is computed.
 pub fn read(isa: Isa, words: &[u64]) -> u64 {
+    read_before(isa, words, std::ptr::null())
+}
+
+/// [`read`] of words behind which is read what `next` points to, if it is not null.
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "nothing is requested ahead there"))]
+pub(crate) fn read_before(isa: Isa, words: &[u64], next: *const u8) -> u64 {
     match isa.level() {
         Level::Scalar => words.iter().fold(0, |a, b| a.wrapping_add(*b)),
         // SAFETY: an `Isa` of that level exists only if the CPU has its features.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { crate::arch::avx2::read(words) },
+        Level::Avx2 => unsafe { crate::arch::avx2::read(words, next) },
         // SAFETY: an `Isa` of that level exists only if the CPU has its features.
         #[cfg(avx512)]
-        Level::Avx512Vnni | Level::Avx512Vbmi => unsafe { crate::arch::avx512::read(words) },
+        Level::Avx512Vnni | Level::Avx512Vbmi => unsafe { crate::arch::avx512::read(words, next) },
         // SAFETY: an `Isa` of either level exists only if the CPU has NEON.
         #[cfg(target_arch = "aarch64")]
         Level::Neon | Level::NeonDotprod => unsafe { crate::arch::neon::read(words) },

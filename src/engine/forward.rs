@@ -83,6 +83,7 @@ struct Buffers {
 /// Working memory of one thread.
 #[derive(Debug)]
 struct Local {
+    place: Place,
     scratch: Scratch,
     /// Input of a product for a single token.
     input: TokenInput,
@@ -94,6 +95,49 @@ struct Local {
     scores: Vec<f32>,
     /// On in the leader's working memory, if the engine was made so.
     laps: Laps,
+}
+
+/// Which of the threads one is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    member: usize,
+    threads: usize,
+}
+
+/// What all threads multiply after a product.
+#[derive(Clone, Copy)]
+enum Next<'a> {
+    One(&'a Matrix),
+    Qkv([&'a Matrix; 3]),
+}
+
+impl Place {
+    /// Tells the product that comes now which of its weights this thread needs for the one behind it.
+    fn expect(self, scratch: &mut Scratch, next: Next<'_>) {
+        match next {
+            Next::One(matrix) => scratch.expect(matrix, share(matrix.panels(), self.member, self.threads)),
+            Next::Qkv(matrices) => {
+                let all = matrices.iter().map(|m| m.panels()).sum();
+                if let Some((matrix, panels)) = parts(matrices, share(all, self.member, self.threads)).next()
+                {
+                    scratch.expect(matrix, panels);
+                }
+            }
+        }
+    }
+}
+
+/// The part that a range of panels of some matrices, counted one behind the other, has in each of them, where it
+/// has any.
+fn parts(matrices: [&Matrix; 3], range: Range<usize>) -> impl Iterator<Item = (&Matrix, Range<usize>)> {
+    let mut first = 0;
+    let parts = matrices.map(|matrix| {
+        let own = first..first + matrix.panels();
+        first = own.end;
+        let (start, end) = (range.start.max(own.start), range.end.min(own.end));
+        (matrix, start.saturating_sub(own.start)..end.saturating_sub(own.start))
+    });
+    parts.into_iter().filter(|(_, panels)| !panels.is_empty())
 }
 
 /// Cosines and sines of the rotary embedding, `[position][pair]`.
@@ -188,6 +232,7 @@ impl Engine {
             logits: vec![0.0; lengths.logits],
         };
         let locals = (0..threads).map(|member| Local {
+            place: Place { member, threads },
             scratch: Scratch::new(widest),
             input: input(true),
             a: vec![0.0; lengths.products],
@@ -266,11 +311,15 @@ impl Engine {
     pub fn read_weights(&mut self) -> Bytes {
         let (model, threads) = (&self.model, self.team.threads());
         let mut checksums = vec![0u64; threads];
-        self.team.split(&mut checksums, 1, &mut self.locals, |members, sums, _| {
-            for (member, sum) in members.zip(sums) {
-                for matrix in model.multiplied() {
-                    *sum = sum.wrapping_add(matrix.read(share(matrix.panels(), member, threads)));
+        self.team.split(&mut checksums, 1, &mut self.locals, |_, sums, local| {
+            let Local { place, scratch, .. } = local;
+            let mut next = model.multiplied().skip(1);
+            for matrix in model.multiplied() {
+                if let Some(next) = next.next() {
+                    place.expect(scratch, Next::One(next));
                 }
+                let panels = share(matrix.panels(), place.member, place.threads);
+                sums[0] = sums[0].wrapping_add(matrix.read(panels, scratch));
             }
         });
         std::hint::black_box(checksums);
@@ -516,18 +565,24 @@ impl<'a> Pass<'a> {
         let config = &self.model.config;
 
         let prepare = self.prepare(Source::Residual, config.hidden, Some(&layer.attn_norm), ternary);
-        self.qkv(prepare, &[&layer.q, &layer.k, &layer.v]);
+        self.qkv(prepare, [&layer.q, &layer.k, &layer.v], Next::One(&layer.o));
         if self.n > 1 {
             self.store(cache);
         }
         self.attention(cache);
         let heads = config.heads * config.head_dim;
         let prepare = self.prepare(Source::Attention, heads, attn_sub_norm, ternary);
-        self.attention_output(prepare, &layer.o, cache);
+        self.attention_output(prepare, &layer.o, Next::One(&layer.gate), cache);
         let prepare = self.prepare(Source::Residual, config.hidden, Some(&layer.ffn_norm), ternary);
-        self.gate_up(prepare, &layer.gate, &layer.up);
+        self.gate_up(prepare, &layer.gate, &layer.up, Next::One(&layer.down));
         let prepare = self.prepare(Source::Ffn, config.ffn, ffn_sub_norm, ternary);
-        self.down(prepare, &layer.down);
+        let next = if index + 1 < config.layers {
+            let layer = self.model.layer(index + 1);
+            Next::Qkv([&layer.q, &layer.k, &layer.v])
+        } else {
+            Next::One(self.model.head())
+        };
+        self.down(prepare, &layer.down, next);
     }
 
     /// How the inputs of the next product are made; for a batch, they are.
@@ -565,27 +620,23 @@ impl<'a> Pass<'a> {
     }
 
     /// Queries, keys and values, in one stage.
-    fn qkv(&mut self, preparation: Preparation<'_>, matrices: &[&Matrix; 3]) {
+    fn qkv(&mut self, preparation: Preparation<'_>, matrices: [&Matrix; 3], next: Next<'_>) {
         let (n, unit) = (self.n, self.n * PANEL_ROWS);
         let all: usize = matrices.iter().map(|m| m.panels()).sum();
         let Buffers { x, qkv, inputs, .. } = &mut *self.buffers;
         let (batch, vectors) = (&inputs[..n], panels(x, n));
         self.team.split(&mut qkv[..all * unit], unit, self.locals, |range, mut out, local| {
-            let Local { scratch, input, a, laps, .. } = local;
-            // The parts of `range` that are in each of the matrices, as panels of it.
-            let mut first = 0;
-            let parts = matrices.map(|matrix| {
-                let own = first..first + matrix.panels();
-                first = own.end;
-                let (start, end) = (range.start.max(own.start), range.end.min(own.end));
-                (matrix, start.saturating_sub(own.start)..end.saturating_sub(own.start))
-            });
-            let parts = || parts.iter().filter(|(_, panels)| !panels.is_empty());
+            let Local { place, scratch, input, a, laps, .. } = local;
             let inputs = preparation.inputs(batch, vectors, input, a, laps);
-            for (matrix, panels) in parts() {
+            let mut parts = parts(matrices, range).peekable();
+            while let Some((matrix, panels)) = parts.next() {
                 let (now, later) = out.split_at_mut(panels.len() * unit);
                 out = later;
-                matrix.mul(panels.clone(), inputs, scratch, now);
+                match parts.peek() {
+                    Some((matrix, panels)) => scratch.expect(matrix, panels.clone()),
+                    None => place.expect(scratch, next),
+                }
+                matrix.mul(panels, inputs, scratch, now);
             }
             laps.work(Operation::Qkv);
         });
@@ -676,6 +727,7 @@ impl<'a> Pass<'a> {
         &mut self,
         preparation: Preparation<'_>,
         matrix: &Matrix,
+        next: Next<'_>,
         cache: &mut [T],
     ) {
         let (n, unit, head_len) = (self.n, self.n * PANEL_ROWS, self.shape.head_len());
@@ -686,7 +738,7 @@ impl<'a> Pass<'a> {
         let x = &mut x[..matrix.panels() * unit];
         let cache = if n == 1 { cache } else { &mut [] };
         self.team.split_two((x, unit), (cache, head_len), self.locals, |panels, x, heads, cache, local| {
-            let Local { scratch, input, a, laps, heads: room, .. } = local;
+            let Local { place, scratch, input, a, laps, heads: room, .. } = local;
             let inputs = preparation.inputs(batch, vectors, input, a, laps);
             for (head, cache) in heads.zip(cache.chunks_exact_mut(head_len)) {
                 put.head(qkv, head, cache, &mut room[0]);
@@ -694,24 +746,29 @@ impl<'a> Pass<'a> {
             if n == 1 {
                 laps.work(Operation::Attention);
             }
-            add_product(matrix, panels, unit, inputs, scratch, a, x);
+            add_product(matrix, panels, unit, inputs, (scratch, *place, next), a, x);
             laps.work(Operation::AttnOutput);
         });
         self.locals[0].laps.wait(Operation::AttnOutput);
     }
 
     /// The gated activation, each thread for its own rows, so that it needs nothing of the others.
-    fn gate_up(&mut self, preparation: Preparation<'_>, gate: &Matrix, up: &Matrix) {
+    fn gate_up(&mut self, preparation: Preparation<'_>, gate: &Matrix, up: &Matrix, next: Next<'_>) {
         let (isa, n, unit) = (self.isa, self.n, self.n * PANEL_ROWS);
         let activation = self.model.config.architecture.activation();
         let Buffers { x, ffn, inputs, .. } = &mut *self.buffers;
         let (batch, vectors) = (&inputs[..n], panels(x, n));
         self.team.split(&mut ffn[..up.panels() * unit], unit, self.locals, |panels, out, local| {
-            let Local { scratch, input, a, laps, .. } = local;
+            let Local { place, scratch, input, a, laps, .. } = local;
             let inputs = preparation.inputs(batch, vectors, input, a, laps);
+            let end = panels.end;
             for (panels, out) in groups(panels, unit, a.len()).zip(out.chunks_mut(group_len(unit, a.len()))) {
                 let gated = &mut a[..out.len()];
+                scratch.expect(up, panels.clone());
                 gate.mul(panels.clone(), inputs, scratch, gated);
+                if panels.end == end {
+                    place.expect(scratch, next);
+                }
                 up.mul(panels, inputs, scratch, out);
                 match activation {
                     Activation::Silu => vector::silu_mul(isa, gated, out),
@@ -724,14 +781,14 @@ impl<'a> Pass<'a> {
     }
 
     /// Adds the product with the gated activation to the residual stream.
-    fn down(&mut self, preparation: Preparation<'_>, matrix: &Matrix) {
+    fn down(&mut self, preparation: Preparation<'_>, matrix: &Matrix, next: Next<'_>) {
         let (n, unit) = (self.n, self.n * PANEL_ROWS);
         let Buffers { x, ffn, inputs, .. } = &mut *self.buffers;
         let (batch, vectors) = (&inputs[..n], panels(ffn, n));
         self.team.split(&mut x[..matrix.panels() * unit], unit, self.locals, |panels, x, local| {
-            let Local { scratch, input, a, laps, .. } = local;
+            let Local { place, scratch, input, a, laps, .. } = local;
             let inputs = preparation.inputs(batch, vectors, input, a, laps);
-            add_product(matrix, panels, unit, inputs, scratch, a, x);
+            add_product(matrix, panels, unit, inputs, (scratch, *place, next), a, x);
             laps.work(Operation::Down);
         });
         self.locals[0].laps.wait(Operation::Down);
@@ -749,11 +806,14 @@ impl<'a> Pass<'a> {
             self.prepare_batch(preparation, Source::Residual, wanted.clone());
         }
         let (head, unit) = (self.model.head(), wanted.len() * PANEL_ROWS);
+        let first = self.model.layer(0);
+        let next = Next::Qkv([&first.q, &first.k, &first.v]);
         let Buffers { x, logits, inputs, .. } = &mut *self.buffers;
         let (batch, vectors) = (&inputs[wanted], panels(x, n));
         self.team.split(&mut logits[..head.panels() * unit], unit, self.locals, |panels, out, local| {
-            let Local { scratch, input, a, laps, .. } = local;
+            let Local { place, scratch, input, a, laps, .. } = local;
             let inputs = preparation.inputs(batch, vectors, input, a, laps);
+            place.expect(scratch, next);
             head.mul(panels, inputs, scratch, out);
             laps.work(Operation::Head);
         });
@@ -813,13 +873,16 @@ fn add_product(
     panels: Range<usize>,
     unit: usize,
     inputs: &[TokenInput],
-    scratch: &mut Scratch,
+    (scratch, place, next): (&mut Scratch, Place, Next<'_>),
     room: &mut [f32],
     x: &mut [f32],
 ) {
-    let len = group_len(unit, room.len());
+    let (len, end) = (group_len(unit, room.len()), panels.end);
     for (panels, x) in groups(panels, unit, room.len()).zip(x.chunks_mut(len)) {
         let product = &mut room[..x.len()];
+        if panels.end == end {
+            place.expect(scratch, next);
+        }
         matrix.mul(panels, inputs, scratch, product);
         x.iter_mut().zip(product).for_each(|(x, y)| *x += *y);
     }

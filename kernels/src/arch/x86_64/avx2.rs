@@ -12,15 +12,13 @@ use std::arch::x86_64::*;
 
 use crate::arch::FLOAT_BLOCK_COLS;
 use crate::arch::scalar::finish_sums;
+use crate::arch::x86_64::ahead::Ahead;
 use crate::format::float_panels::Element;
 use crate::format::tables::Kind;
 use crate::format::{Format, base3, i2_s, tq1_0, tq2_0};
 use crate::input::COLUMN_STEP;
 use crate::matrix::Share;
 use crate::{Isa, PANEL_ROWS, TokenInput};
-
-/// How far ahead of its use the weight stream is requested (see the AVX-512 kernel).
-const PREFETCH_BYTES: usize = 4096;
 
 /// Products of magnitude 512 that a 16-bit lane can sum: 63 * 512 = 32,256.
 const MAX_16_BIT_TERMS: usize = 63;
@@ -54,20 +52,24 @@ pub(crate) unsafe fn gemv(share: &Share<'_>, input: &TokenInput, stride: usize, 
         if let Some(kind) = Kind::of(share.format) {
             return tables::gemv(share, kind, input, stride, out);
         }
+        let ahead = &Ahead::new(share.bytes(), share.next);
         for (panel, out) in share.whole_panels().zip(out.chunks_mut(stride)) {
             let q = &input.q[..];
             let sums = match share.format {
-                Format::Base3 => base3_sums(panel, q),
+                Format::Base3 => base3_sums(panel, q, ahead),
                 Format::Tq1_0 => blocks(panel, tq1_0::BLOCK_BYTES, input, |block, q| {
-                    let fives = base3_sums(&block[..tq1_0::BASE3_BYTES], q);
-                    let fours =
-                        i2_s_sums(&block[tq1_0::BASE3_BYTES..tq1_0::CODE_BYTES], &q[tq1_0::BASE3_COLS..]);
+                    let fives = base3_sums(&block[..tq1_0::BASE3_BYTES], q, ahead);
+                    let fours = i2_s_sums(
+                        &block[tq1_0::BASE3_BYTES..tq1_0::CODE_BYTES],
+                        &q[tq1_0::BASE3_COLS..],
+                        ahead,
+                    );
                     std::array::from_fn(|i| _mm256_add_epi32(fives[i], fours[i]))
                 }),
                 Format::Tq2_0 => blocks(panel, tq2_0::BLOCK_BYTES, input, |block, q| {
-                    i2_s_sums(&block[..tq2_0::CODE_BYTES], q)
+                    i2_s_sums(&block[..tq2_0::CODE_BYTES], q, ahead)
                 }),
-                _ => i2_s_sums(panel, q),
+                _ => i2_s_sums(panel, q, ahead),
             };
             let mut lanes = [0i32; PANEL_ROWS];
             for (lanes, sums) in lanes.chunks_exact_mut(8).zip(sums) {
@@ -78,14 +80,11 @@ pub(crate) unsafe fn gemv(share: &Share<'_>, input: &TokenInput, stride: usize, 
     }
 }
 
-/// Requests the two cache lines of a step some way ahead.
+/// Requests the two cache lines of a step that is used now.
 #[inline(always)]
-fn prefetch_step(w: *const u8) {
-    // SAFETY: SSE is part of x86-64, and a prefetch never faults.
-    unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES).cast());
-        _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES + 64).cast());
-    }
+fn request_step(ahead: &Ahead, w: *const u8) {
+    ahead.request(w);
+    ahead.request(w.wrapping_add(64));
 }
 
 /// Adds the pairs of 16-bit sums to 32-bit sums.
@@ -107,7 +106,7 @@ unsafe fn widen(total: __m256i, sums: __m256i) -> __m256i {
 /// # Safety
 /// The CPU has AVX2; `steps` is whole steps, and `q` has their 16 columns each.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn i2_s_sums(steps: &[u8], q: &[i8]) -> [__m256i; 4] {
+unsafe fn i2_s_sums(steps: &[u8], q: &[i8], ahead: &Ahead) -> [__m256i; 4] {
     // A step adds four products (one a bit plane) to each lane.
     const STEPS: usize = MAX_16_BIT_TERMS / 4;
     // SAFETY: step `s` reads bytes 128 s .. 128 s + 128 and 16 s .. 16 s + 16 of q, both within bounds by
@@ -120,7 +119,7 @@ unsafe fn i2_s_sums(steps: &[u8], q: &[i8]) -> [__m256i; 4] {
             let mut w = steps.as_ptr();
             let mut q = q.as_ptr().cast::<i32>();
             for _ in 0..steps.len() / i2_s::STEP_BYTES {
-                prefetch_step(w);
+                request_step(ahead, w);
                 let x: [__m256i; 4] = std::array::from_fn(|p| _mm256_set1_epi32(q.add(p).read_unaligned()));
                 for (part, sum) in sums.iter_mut().enumerate() {
                     let tile = _mm256_loadu_si256(w.add(32 * part).cast());
@@ -151,7 +150,7 @@ unsafe fn i2_s_sums(steps: &[u8], q: &[i8]) -> [__m256i; 4] {
 /// # Safety
 /// The CPU has AVX2; `steps` is whole steps, and `q` has their 20 columns each.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn base3_sums(steps: &[u8], q: &[i8]) -> [__m256i; 4] {
+unsafe fn base3_sums(steps: &[u8], q: &[i8], ahead: &Ahead) -> [__m256i; 4] {
     // A step adds five products to each lane.
     const STEPS: usize = MAX_16_BIT_TERMS / 5;
     // SAFETY: step `s` reads bytes 128 s .. 128 s + 128 and 20 s .. 20 s + 20 of q, both within bounds by
@@ -166,7 +165,7 @@ unsafe fn base3_sums(steps: &[u8], q: &[i8]) -> [__m256i; 4] {
             let mut w = steps.as_ptr();
             let mut q = q.as_ptr().cast::<i32>();
             for _ in 0..steps.len() / base3::STEP_BYTES {
-                prefetch_step(w);
+                request_step(ahead, w);
                 let x: [__m256i; 5] = std::array::from_fn(|p| _mm256_set1_epi32(q.add(p).read_unaligned()));
                 for (part, sum) in sums.iter_mut().enumerate() {
                     let mut bytes = _mm256_loadu_si256(w.add(32 * part).cast());
@@ -317,6 +316,7 @@ pub(crate) unsafe fn float_panel<T: Element>(
     panel: &[T],
     scale: f32,
     inputs: &[TokenInput],
+    ahead: &Ahead,
     scratch: &mut [u8],
     out: &mut [f32],
 ) {
@@ -325,7 +325,7 @@ pub(crate) unsafe fn float_panel<T: Element>(
     // SAFETY: the caller's promises are those of the callees.
     unsafe {
         if let [input] = inputs {
-            float_gemv(panel, scale, input, out);
+            float_gemv(panel, scale, input, ahead, out);
             return;
         }
         let scratch: &mut [f32] = bytemuck::cast_slice_mut(scratch);
@@ -362,15 +362,20 @@ unsafe fn float_tiles(weights: &[f32], col: usize, inputs: &[TokenInput], out: &
 /// # Safety
 /// As for [`float_panel`].
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn float_gemv<T: Element>(panel: &[T], scale: f32, input: &TokenInput, out: &mut [f32]) {
+unsafe fn float_gemv<T: Element>(
+    panel: &[T],
+    scale: f32,
+    input: &TokenInput,
+    ahead: &Ahead,
+    out: &mut [f32],
+) {
     // SAFETY: each round reads 2 columns of 32 elements; a prefetch never faults; `out` has 32 values.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); 2]; 4];
         for (columns, x) in panel.chunks_exact(2 * PANEL_ROWS).zip(input.x.chunks_exact(2)) {
             let w = columns.as_ptr();
-            let ahead = w.cast::<i8>().wrapping_add(PREFETCH_BYTES);
             for line in 0..2 * PANEL_ROWS * size_of::<T>() / 64 {
-                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line));
+                ahead.request(w.cast::<u8>().wrapping_add(64 * line));
             }
             for c in 0..2 {
                 let x = _mm256_set1_ps(x[c]);
@@ -609,7 +614,8 @@ pub(crate) unsafe fn to_cache<T: crate::vector::KvElement>(from: &[f32], to: &mu
 /// # Safety
 /// The CPU has AVX2.
 #[target_feature(enable = "avx2")]
-pub(crate) unsafe fn read(words: &[u64]) -> u64 {
+pub(crate) unsafe fn read(words: &[u64], next: *const u8) -> u64 {
+    let ahead = Ahead::new(bytemuck::cast_slice(words), next);
     // Four cache lines a turn, each vector with a sum of its own.
     let blocks = words.chunks_exact(32);
     let rest = blocks.remainder();
@@ -618,9 +624,10 @@ pub(crate) unsafe fn read(words: &[u64]) -> u64 {
     unsafe {
         let mut sums = [_mm256_setzero_si256(); 8];
         for block in blocks {
-            let ahead = block.as_ptr().cast::<i8>().wrapping_add(PREFETCH_BYTES);
             for (i, sum) in sums.iter_mut().enumerate() {
-                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(4 * 8 * i));
+                if i % 2 == 0 {
+                    ahead.request(block.as_ptr().wrapping_add(4 * i).cast());
+                }
                 *sum = _mm256_add_epi64(*sum, _mm256_loadu_si256(block.as_ptr().add(4 * i).cast()));
             }
         }

@@ -14,16 +14,13 @@ use std::arch::x86_64::*;
 use super::avx2::prefetch_next;
 use crate::arch::FLOAT_BLOCK_COLS;
 use crate::arch::scalar::finish_sums;
+use crate::arch::x86_64::ahead::Ahead;
 use crate::format::float_panels::Element;
 use crate::format::tables::Kind;
 use crate::format::{Format, base3, i2_s, tq1_0, tq2_0};
 use crate::input::COLUMN_STEP;
 use crate::matrix::Share;
 use crate::{PANEL_ROWS, TokenInput};
-
-/// How far ahead of its use the weight stream is requested. The hardware prefetcher stops at 4 KiB
-/// page boundaries; asking one page ahead carries the stream across them.
-const PREFETCH_BYTES: usize = 4096;
 
 /// Inputs that a GEMM tile multiplies at a time: 12 x 2 accumulators and two weight vectors fill the
 /// 32 registers.
@@ -62,17 +59,18 @@ pub(crate) unsafe fn gemv(share: &Share<'_>, input: &TokenInput, stride: usize, 
         if let Some(kind) = Kind::of(share.format) {
             return tables::gemv(share, kind, input, stride, out);
         }
+        let ahead = Ahead::new(share.bytes(), share.next);
         for (panel, out) in share.whole_panels().zip(out.chunks_mut(stride)) {
             let sums = match share.format {
-                Format::Tq1_0 => blocks(panel, tq1_0::BLOCK_BYTES, input, |mut at, planes| {
+                Format::Tq1_0 => blocks(panel, tq1_0::BLOCK_BYTES, input, &ahead, |mut at, planes| {
                     base3_steps(&mut at, tq1_0::BASE3_STEPS, planes);
                     i2_s_steps(&mut at, 1, planes);
                 }),
-                Format::Tq2_0 => blocks(panel, tq2_0::BLOCK_BYTES, input, |mut at, planes| {
+                Format::Tq2_0 => blocks(panel, tq2_0::BLOCK_BYTES, input, &ahead, |mut at, planes| {
                     i2_s_steps(&mut at, tq2_0::BLOCK_COLS / COLUMN_STEP, planes);
                 }),
                 format => {
-                    let (mut at, mut planes) = (Cursor::new(panel, input), no_sums());
+                    let (mut at, mut planes) = (Cursor::new(panel, input, &ahead), no_sums());
                     if format == Format::Base3 {
                         base3_steps(&mut at, panel.len() / base3::STEP_BYTES, &mut planes);
                     } else {
@@ -88,14 +86,15 @@ pub(crate) unsafe fn gemv(share: &Share<'_>, input: &TokenInput, stride: usize, 
 
 /// Where a product is in its weights and activations.
 #[derive(Clone, Copy)]
-struct Cursor {
+struct Cursor<'a> {
     w: *const u8,
     q: *const i32,
+    ahead: &'a Ahead,
 }
 
-impl Cursor {
-    fn new(panel: &[u8], input: &TokenInput) -> Self {
-        Cursor { w: panel.as_ptr(), q: input.q.as_ptr().cast() }
+impl<'a> Cursor<'a> {
+    fn new(panel: &[u8], input: &TokenInput, ahead: &'a Ahead) -> Self {
+        Cursor { w: panel.as_ptr(), q: input.q.as_ptr().cast(), ahead }
     }
 }
 
@@ -119,12 +118,12 @@ fn no_sums() -> Planes {
 /// The CPU has AVX-512 with VNNI; at the cursor are as many steps and their activations.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-unsafe fn i2_s_steps(at: &mut Cursor, n: usize, planes: &mut Planes) {
+unsafe fn i2_s_steps(at: &mut Cursor<'_>, n: usize, planes: &mut Planes) {
     let masks = plane_masks();
     for _ in 0..n {
         // SAFETY: the caller's promise; a prefetch never faults.
         unsafe {
-            prefetch_step(at.w);
+            request_step(at.ahead, at.w);
             let tiles = [_mm512_loadu_si512(at.w.cast()), _mm512_loadu_si512(at.w.add(64).cast())];
             for plane in 0..4 {
                 let x = _mm512_set1_epi32(at.q.add(plane).read_unaligned());
@@ -146,16 +145,11 @@ fn plane_masks() -> [__m512i; 4] {
     [0x03, 0x0c, 0x30, 0xc0u8].map(|m| _mm512_set1_epi8(m as i8))
 }
 
-/// Requests the two cache lines of a step some way ahead.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-#[inline]
-fn prefetch_step(w: *const u8) {
-    // SAFETY: a prefetch never faults.
-    #[allow(unused_unsafe, reason = "safe in later versions of Rust")]
-    unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES).cast());
-        _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH_BYTES + 64).cast());
-    }
+/// Requests the two cache lines of a step that is used now.
+#[inline(always)]
+fn request_step(ahead: &Ahead, w: *const u8) {
+    ahead.request(w);
+    ahead.request(w.wrapping_add(64));
 }
 
 /// The next digit of 64 fractions, from the most significant down: the carry of a multiplication by 3.
@@ -178,11 +172,11 @@ fn next_digit(bytes: &mut __m512i) -> __m512i {
 /// As for [`i2_s_steps`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-unsafe fn base3_steps(at: &mut Cursor, n: usize, planes: &mut Planes) {
+unsafe fn base3_steps(at: &mut Cursor<'_>, n: usize, planes: &mut Planes) {
     for _ in 0..n {
         // SAFETY: the caller's promise.
         unsafe {
-            prefetch_step(at.w);
+            request_step(at.ahead, at.w);
             let mut bytes = [_mm512_loadu_si512(at.w.cast()), _mm512_loadu_si512(at.w.add(64).cast())];
             for digit in (0..5).rev() {
                 let x = _mm512_set1_epi32(at.q.add(digit).read_unaligned());
@@ -222,11 +216,12 @@ unsafe fn blocks(
     panel: &[u8],
     block_bytes: usize,
     input: &TokenInput,
-    mut steps: impl FnMut(Cursor, &mut Planes),
+    ahead: &Ahead,
+    mut steps: impl FnMut(Cursor<'_>, &mut Planes),
 ) -> [__m512i; 2] {
     // The sum of the activations, which the caller subtracts from sums of codes, is in here already.
     let mut sums = [_mm512_set1_epi32(input.q_sum); 2];
-    let mut at = Cursor::new(panel, input);
+    let mut at = Cursor::new(panel, input, ahead);
     for (block, q_sum) in panel.chunks_exact(block_bytes).zip(&input.block_sums) {
         at.w = block.as_ptr();
         let mut planes = no_sums();
@@ -426,6 +421,7 @@ pub(crate) unsafe fn float_panel<T: Element>(
     panel: &[T],
     scale: f32,
     inputs: &[TokenInput],
+    ahead: &Ahead,
     scratch: &mut [u8],
     out: &mut [f32],
 ) {
@@ -434,7 +430,7 @@ pub(crate) unsafe fn float_panel<T: Element>(
     // SAFETY: the caller's promises are those of the callees.
     unsafe {
         if let [input] = inputs {
-            float_gemv(panel, scale, input, out);
+            float_gemv(panel, scale, input, ahead, out);
             return;
         }
         let scratch: &mut [f32] = bytemuck::cast_slice_mut(scratch);
@@ -469,15 +465,20 @@ unsafe fn float_tiles(weights: &[f32], col: usize, inputs: &[TokenInput], out: &
 /// # Safety
 /// As for [`float_panel`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn float_gemv<T: Element>(panel: &[T], scale: f32, input: &TokenInput, out: &mut [f32]) {
+unsafe fn float_gemv<T: Element>(
+    panel: &[T],
+    scale: f32,
+    input: &TokenInput,
+    ahead: &Ahead,
+    out: &mut [f32],
+) {
     let mut sums = [[_mm512_setzero_ps(); 4]; 2];
     for (columns, x) in panel.chunks_exact(4 * PANEL_ROWS).zip(input.x.chunks_exact(4)) {
         // SAFETY: 4 columns of 32 elements; a prefetch never faults.
         unsafe {
             let w = columns.as_ptr();
-            let ahead = w.cast::<i8>().wrapping_add(PREFETCH_BYTES);
             for line in 0..4 * PANEL_ROWS * size_of::<T>() / 64 {
-                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line));
+                ahead.request(w.cast::<u8>().wrapping_add(64 * line));
             }
             for c in 0..4 {
                 let x = _mm512_set1_ps(x[c]);
@@ -719,7 +720,8 @@ unsafe fn add_values_of<const Q: usize, const N: usize, T>(
 /// # Safety
 /// The CPU has AVX-512 F, BW and VL.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(crate) unsafe fn read(words: &[u64]) -> u64 {
+pub(crate) unsafe fn read(words: &[u64], next: *const u8) -> u64 {
+    let ahead = Ahead::new(bytemuck::cast_slice(words), next);
     // Four cache lines a turn, each vector with a sum of its own.
     let blocks = words.chunks_exact(32);
     let rest = blocks.remainder();
@@ -728,9 +730,8 @@ pub(crate) unsafe fn read(words: &[u64]) -> u64 {
     unsafe {
         let mut sums = [_mm512_setzero_si512(); 4];
         for block in blocks {
-            let ahead = block.as_ptr().cast::<i8>().wrapping_add(PREFETCH_BYTES);
             for (i, sum) in sums.iter_mut().enumerate() {
-                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(8 * 8 * i));
+                ahead.request(block.as_ptr().wrapping_add(8 * i).cast());
                 *sum = _mm512_add_epi64(*sum, _mm512_loadu_si512(block.as_ptr().add(8 * i).cast()));
             }
         }

@@ -4,15 +4,11 @@
 use std::arch::x86_64::*;
 
 use crate::arch::scalar::finish_sums;
+use crate::arch::x86_64::ahead::ChunkAhead;
 use crate::format::tables::{Kind, LOSSY_STEP, Table};
 use crate::format::{Format, tl1, tl2};
 use crate::matrix::Share;
 use crate::{PANEL_ROWS, TokenInput};
-
-/// How many panels of a chunk the weight stream is requested ahead, into the second-level cache: some 15 KiB.
-/// The stream begins anew with each chunk, where the hardware's prefetchers have to learn it again, and the
-/// first level is the tables'.
-const PREFETCH_PANELS: usize = 12;
 
 /// Sums of 16 bits: rows 0..8 and 16..24 in the first vector, the others in the second.
 type Sums = [__m256i; 2];
@@ -24,20 +20,13 @@ type Sums = [__m256i; 2];
 /// As there.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn gemv(share: &Share<'_>, kind: Kind, input: &TokenInput, stride: usize, out: &mut [f32]) {
-    let panels = share.panels.len();
     let mut chunks = share.chunks(kind).peekable();
     let mut first = true;
     while let Some((chunk, bytes)) = chunks.next() {
-        let next = chunks.peek();
+        let next = chunks.peek().map(|(chunk, bytes)| (*bytes, chunk.bytes));
         let tables = input.tables()[chunk.table..].as_ptr();
         for (i, (panel, out)) in bytes.chunks_exact(chunk.bytes).zip(out.chunks_mut(stride)).enumerate() {
-            // The stream goes on in the next chunk.
-            let ahead = match (i + PREFETCH_PANELS, next) {
-                (p, Some((chunk, bytes))) if p >= panels => {
-                    bytes.as_ptr().wrapping_add((p - panels) * chunk.bytes)
-                }
-                (p, _) => bytes.as_ptr().wrapping_add(p * chunk.bytes),
-            };
+            let ahead = ChunkAhead::new(i, bytes, chunk.bytes, next, share.next);
             // SAFETY: the panel is one of the chunk, whose tables begin at `tables`; `out` has 32 values.
             unsafe {
                 let sums = match chunk.kind {
@@ -61,7 +50,7 @@ pub(super) unsafe fn gemv(share: &Share<'_>, kind: Kind, input: &TokenInput, str
         first = false;
     }
     let unit = if share.format == Format::Tl2Lossy { LOSSY_STEP } else { 1 };
-    for out in out.chunks_mut(stride).take(panels) {
+    for out in out.chunks_mut(stride).take(share.panels.len()) {
         let sums: [i32; PANEL_ROWS] = std::array::from_fn(|row| out[row].to_bits() as i32 * unit);
         finish_sums(&sums, 0, share.scale, input, &mut out[..PANEL_ROWS]);
     }
@@ -98,14 +87,14 @@ unsafe fn add(sums: &mut Sums, low: __m256i, high: __m256i) {
 /// The CPU has AVX2; the panel is whole steps, and at `tables` are theirs.
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn sums_of_two(panel: &[u8], tables: *const Table, ahead: *const u8) -> Sums {
+unsafe fn sums_of_two(panel: &[u8], tables: *const Table, ahead: ChunkAhead) -> Sums {
     // SAFETY: half a step is 32 bytes and has two tables; a prefetch never faults.
     unsafe {
         let mask = _mm256_set1_epi8(15);
         let mut sums = [_mm256_setzero_si256(); 2];
         for (i, half) in panel.chunks_exact(tl1::STEP_BYTES / 2).enumerate() {
             if i % 2 == 0 {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(i * tl1::STEP_BYTES / 2).cast());
+                ahead.request(i * tl1::STEP_BYTES / 2);
             }
             let w = _mm256_loadu_si256(half.as_ptr().cast());
             for (n, index) in [w, _mm256_srli_epi16::<4>(w)].into_iter().enumerate() {
@@ -127,7 +116,7 @@ unsafe fn sums_of_two(panel: &[u8], tables: *const Table, ahead: *const u8) -> S
 /// The CPU has AVX2; the panel is whole blocks, and at `tables` are theirs.
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn sums_of_three(panel: &[u8], tables: *const Table, ahead: *const u8) -> Sums {
+unsafe fn sums_of_three(panel: &[u8], tables: *const Table, ahead: ChunkAhead) -> Sums {
     const HALF_BYTES: usize = tl2::BLOCK_BYTES / 2;
     // SAFETY: half a block is 160 bytes and has eight tables; a prefetch never faults.
     unsafe {
@@ -137,7 +126,7 @@ unsafe fn sums_of_three(panel: &[u8], tables: *const Table, ahead: *const u8) ->
         let mut negatives = zero;
         for (i, half) in panel.chunks_exact(HALF_BYTES).enumerate() {
             for line in (i * HALF_BYTES).div_ceil(64)..((i + 1) * HALF_BYTES).div_ceil(64) {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * line).cast());
+                ahead.request(64 * line);
             }
             // The sign of field 7 is in the highest bit.
             let mut signs = _mm256_loadu_si256(half.as_ptr().add(128).cast());

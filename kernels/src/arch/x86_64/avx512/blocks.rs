@@ -2,8 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{PREFETCH_BYTES, float_tiles};
+use super::float_tiles;
 use crate::arch::FLOAT_BLOCK_COLS;
+use crate::arch::x86_64::ahead::Ahead;
 use crate::format::Format;
 use crate::format::blocks::{
     self, CHUNK_BYTES, Codes, GROUP_BYTES, GROUP_COLS, Q6_K_BYTES, Q6_K_COLS, Q8_0_BYTES, Q8_0_COLS,
@@ -21,6 +22,7 @@ pub(crate) unsafe fn panel(
     format: Format,
     panel: &[u8],
     inputs: &[TokenInput],
+    ahead: &Ahead,
     scratch: &mut [u8],
     out: &mut [f32],
 ) {
@@ -28,8 +30,8 @@ pub(crate) unsafe fn panel(
     // SAFETY: the caller's promises are those of the callees.
     unsafe {
         match (inputs, format) {
-            ([input], Format::Q8_0) => q8_0(panel, input, out),
-            ([input], _) => q6_k(panel, input, out),
+            ([input], Format::Q8_0) => q8_0(panel, input, ahead, out),
+            ([input], _) => q6_k(panel, input, ahead, out),
             _ => {
                 let Some((cols, bytes, _)) = format.block() else { return };
                 let scratch: &mut [f32] = bytemuck::cast_slice_mut(scratch);
@@ -80,19 +82,11 @@ unsafe fn scales(at: *const u8) -> __m512 {
     unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
 }
 
-/// Requests the cache lines of the `bytes` one page ahead of `at`.
-///
-/// # Safety
-/// The CPU has AVX-512 F, BW and VL.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-#[inline]
-unsafe fn prefetch(at: *const u8, bytes: usize) {
+/// Requests as many cache lines as `bytes` at `at` take, which are used now.
+#[inline(always)]
+fn request(ahead: &Ahead, at: *const u8, bytes: usize) {
     for line in 0..bytes.div_ceil(64) {
-        // SAFETY: a prefetch never faults. Newer compilers know that.
-        #[allow(unused_unsafe, reason = "safe in newer versions of Rust")]
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(PREFETCH_BYTES + 64 * line).cast());
-        }
+        ahead.request(at.wrapping_add(64 * line));
     }
 }
 
@@ -101,13 +95,13 @@ unsafe fn prefetch(at: *const u8, bytes: usize) {
 /// # Safety
 /// As for [`panel`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn q8_0(panel: &[u8], input: &TokenInput, out: &mut [f32]) {
+unsafe fn q8_0(panel: &[u8], input: &TokenInput, ahead: &Ahead, out: &mut [f32]) {
     // SAFETY: a block is 32 f16, then 32 codes for each of 32 columns.
     unsafe {
         let mut totals = [_mm512_setzero_ps(); 2];
         for (block, x) in panel.chunks_exact(Q8_0_BYTES).zip(input.x.chunks_exact(Q8_0_COLS)) {
             let block = block.as_ptr();
-            prefetch(block, Q8_0_BYTES);
+            request(ahead, block, Q8_0_BYTES);
             let sums = columns::<Q8_0_COLS>(block.add(SCALE_BYTES).cast(), x.as_ptr());
             for half in 0..2 {
                 totals[half] = _mm512_fmadd_ps(sums[half], scales(block.add(32 * half)), totals[half]);
@@ -122,7 +116,7 @@ unsafe fn q8_0(panel: &[u8], input: &TokenInput, out: &mut [f32]) {
 /// # Safety
 /// As for [`panel`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn q6_k(panel: &[u8], input: &TokenInput, out: &mut [f32]) {
+unsafe fn q6_k(panel: &[u8], input: &TokenInput, ahead: &Ahead, out: &mut [f32]) {
     // SAFETY: a block is 32 f16, then groups of 32 sub-scales and two chunks.
     unsafe {
         let mut codes = Codes([0; GROUP_COLS * PANEL_ROWS]);
@@ -132,7 +126,7 @@ unsafe fn q6_k(panel: &[u8], input: &TokenInput, out: &mut [f32]) {
             let groups = block[SCALE_BYTES..].chunks_exact(GROUP_BYTES);
             for (group, x) in groups.zip(x.chunks_exact(GROUP_COLS)) {
                 let group = group.as_ptr();
-                prefetch(group, GROUP_BYTES);
+                request(ahead, group, GROUP_BYTES);
                 for chunk in 0..2 {
                     let to = codes.0.as_mut_ptr().add(8 * PANEL_ROWS * chunk);
                     unpack_chunk(group.add(PANEL_ROWS + CHUNK_BYTES * chunk), to);

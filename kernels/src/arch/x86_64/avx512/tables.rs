@@ -7,15 +7,11 @@
 use std::arch::x86_64::*;
 
 use crate::arch::scalar::finish_sums;
+use crate::arch::x86_64::ahead::ChunkAhead;
 use crate::format::tables::{Kind, LOSSY_STEP, Table};
 use crate::format::{Format, tl1, tl2};
 use crate::matrix::Share;
 use crate::{PANEL_ROWS, TokenInput};
-
-/// How many panels of a chunk the weight stream is requested ahead, into the second-level cache: some 15 KiB.
-/// The stream begins anew with each chunk, where the hardware's prefetchers have to learn it again, and the
-/// first level is the tables'.
-const PREFETCH_PANELS: usize = 12;
 
 /// One input times the panels of `share`, chunk after chunk: see [`super::gemv`]. Between chunks the sums
 /// are kept, as integers, in the outputs.
@@ -24,20 +20,13 @@ const PREFETCH_PANELS: usize = 12;
 /// As there.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) unsafe fn gemv(share: &Share<'_>, kind: Kind, input: &TokenInput, stride: usize, out: &mut [f32]) {
-    let panels = share.panels.len();
     let mut chunks = share.chunks(kind).peekable();
     let mut first = true;
     while let Some((chunk, bytes)) = chunks.next() {
-        let next = chunks.peek();
+        let next = chunks.peek().map(|(chunk, bytes)| (*bytes, chunk.bytes));
         let tables = input.tables()[chunk.table..].as_ptr();
         for (i, (panel, out)) in bytes.chunks_exact(chunk.bytes).zip(out.chunks_mut(stride)).enumerate() {
-            // The stream goes on in the next chunk.
-            let ahead = match (i + PREFETCH_PANELS, next) {
-                (p, Some((chunk, bytes))) if p >= panels => {
-                    bytes.as_ptr().wrapping_add((p - panels) * chunk.bytes)
-                }
-                (p, _) => bytes.as_ptr().wrapping_add(p * chunk.bytes),
-            };
+            let ahead = ChunkAhead::new(i, bytes, chunk.bytes, next, share.next);
             // SAFETY: the panel is one of the chunk, whose tables begin at `tables`; `out` has 32 values.
             unsafe {
                 let sums = match chunk.kind {
@@ -56,7 +45,7 @@ pub(super) unsafe fn gemv(share: &Share<'_>, kind: Kind, input: &TokenInput, str
         first = false;
     }
     let unit = if share.format == Format::Tl2Lossy { LOSSY_STEP } else { 1 };
-    for out in out.chunks_mut(stride).take(panels) {
+    for out in out.chunks_mut(stride).take(share.panels.len()) {
         let sums: [i32; PANEL_ROWS] = std::array::from_fn(|row| out[row].to_bits() as i32 * unit);
         finish_sums(&sums, 0, share.scale, input, &mut out[..PANEL_ROWS]);
     }
@@ -68,12 +57,12 @@ pub(super) unsafe fn gemv(share: &Share<'_>, kind: Kind, input: &TokenInput, str
 /// The CPU has AVX-512 F, BW and VL; the panel is whole steps, and at `tables` are theirs.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn sums_of_two(panel: &[u8], tables: *const Table, ahead: *const u8) -> __m512i {
+unsafe fn sums_of_two(panel: &[u8], tables: *const Table, ahead: ChunkAhead) -> __m512i {
     let mut sums = [_mm512_setzero_si512(); 2];
     for (i, step) in panel.chunks_exact(tl1::STEP_BYTES).enumerate() {
         // SAFETY: a step is 64 bytes and has four tables of 32 entries; a prefetch never faults.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(i * tl1::STEP_BYTES).cast());
+            ahead.request(i * tl1::STEP_BYTES);
             let table = |n: usize| _mm512_loadu_si512(tables.add(8 * i + 2 * n).cast());
             let w = _mm512_loadu_si512(step.as_ptr().cast());
             let found = [
@@ -95,7 +84,7 @@ unsafe fn sums_of_two(panel: &[u8], tables: *const Table, ahead: *const u8) -> _
 /// The CPU has AVX-512 F, BW and VL; the panel is whole blocks, and at `tables` are theirs.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn sums_of_three(panel: &[u8], tables: *const Table, ahead: *const u8) -> __m512i {
+unsafe fn sums_of_three(panel: &[u8], tables: *const Table, ahead: ChunkAhead) -> __m512i {
     let mut sums = [_mm512_setzero_si512(); 2];
     for (i, block) in panel.chunks_exact(tl2::BLOCK_BYTES).enumerate() {
         // SAFETY: a block is five vectors and has sixteen tables of 32 entries; a prefetch never faults.
@@ -107,7 +96,7 @@ unsafe fn sums_of_three(panel: &[u8], tables: *const Table, ahead: *const u8) ->
             let words: [__m512i; 5] =
                 std::array::from_fn(|k| _mm512_loadu_si512(block.as_ptr().add(64 * k).cast()));
             for (k, w) in words.into_iter().enumerate() {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(i * tl2::BLOCK_BYTES + 64 * k).cast());
+                ahead.request(i * tl2::BLOCK_BYTES + 64 * k);
                 sums[0] = _mm512_add_epi16(sums[0], look_up(w, 3 * k));
                 sums[1] = _mm512_add_epi16(sums[1], look_up(_mm512_srli_epi16::<5>(w), 3 * k + 1));
                 sums[0] = _mm512_add_epi16(sums[0], look_up(_mm512_srli_epi16::<10>(w), 3 * k + 2));

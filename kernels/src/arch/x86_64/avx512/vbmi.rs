@@ -3,9 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::{
-    Cursor, Planes, blocks, i2_s_steps, load_step, no_sums, plane_masks, prefetch_step, store, store_codes,
+    Cursor, Planes, blocks, i2_s_steps, load_step, no_sums, plane_masks, request_step, store, store_codes,
     totals, unpack_with,
 };
+use crate::arch::x86_64::ahead::Ahead;
 use crate::format::{Format, base3, tq1_0};
 use crate::matrix::Share;
 use crate::{PANEL_ROWS, TokenInput};
@@ -24,14 +25,15 @@ pub(crate) unsafe fn gemv(share: &Share<'_>, input: &TokenInput, stride: usize, 
             _ => return super::gemv(share, input, stride, out),
         };
         let decoder = Decoder::new();
+        let ahead = Ahead::new(share.bytes(), share.next);
         for (panel, out) in share.whole_panels().zip(out.chunks_mut(stride)) {
             let sums = if by_block {
-                blocks(panel, tq1_0::BLOCK_BYTES, input, |mut at, planes| {
+                blocks(panel, tq1_0::BLOCK_BYTES, input, &ahead, |mut at, planes| {
                     decoder.add(&mut at, tq1_0::BASE3_STEPS, planes);
                     i2_s_steps(&mut at, 1, planes);
                 })
             } else {
-                let (mut at, mut planes) = (Cursor::new(panel, input), no_sums());
+                let (mut at, mut planes) = (Cursor::new(panel, input, &ahead), no_sums());
                 decoder.add(&mut at, panel.len() / base3::STEP_BYTES, &mut planes);
                 totals(&planes)
             };
@@ -130,12 +132,12 @@ impl Decoder {
     /// The CPU has AVX-512 with VNNI and VBMI; at the cursor are as many steps and their activations.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
     #[inline]
-    unsafe fn add(&self, at: &mut Cursor, n: usize, planes: &mut Planes) {
+    unsafe fn add(&self, at: &mut Cursor<'_>, n: usize, planes: &mut Planes) {
         let masks = plane_masks();
         for _ in 0..n {
             // SAFETY: the caller's promise.
             unsafe {
-                prefetch_step(at.w);
+                request_step(at.ahead, at.w);
                 let x: [__m512i; 5] =
                     std::array::from_fn(|i| _mm512_set1_epi32(at.q.add(i).read_unaligned()));
                 for (half, sums) in planes.iter_mut().enumerate() {
