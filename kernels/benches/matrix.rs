@@ -126,8 +126,9 @@ impl Product {
 
     /// Multiplies the next matrix.
     fn run(&mut self) -> f32 {
-        let matrix = &self.matrices[self.turn % self.matrices.len()];
+        let [matrix, next] = [0, 1].map(|i| &self.matrices[(self.turn + i) % self.matrices.len()]);
         self.turn += 1;
+        self.scratch.expect(next, 0..next.panels());
         matrix.mul(0..matrix.panels(), &self.inputs, &mut self.scratch, &mut self.out);
         self.out[0]
     }

@@ -10,13 +10,13 @@ use super::claim::Claim;
 use super::plots::Plot;
 use super::reproduction::sentences;
 use super::tables;
-use super::text::{count, on_one_line, ratio, round_significant};
+use super::text::{count, on_one_line, round_significant};
 use crate::error::{Error, Result};
 use crate::figure::Figure;
 use crate::journal::{CounterGroup, Record, RunHeader, Sample, file};
 use crate::probe::energy::EnergyChoice;
 use crate::probe::host::Host;
-use crate::stats::{self, BASELINES, Status, Summary, TiedAgreement};
+use crate::stats::{self, BASELINES, Status, Summary};
 use crate::units::Bytes;
 
 const HTML: &str = include_str!("../../reports/templates/report.html");
@@ -242,12 +242,7 @@ fn tied(summary: &Summary) -> Option<Table> {
         .tied
         .iter()
         .map(|pair| {
-            let [decode, prefill] = [pair.decode, pair.prefill].map(|spread| match (spread, &pair.missing) {
-                (Some(spread), _) => [ratio(spread), TiedAgreement::of(spread).to_string()],
-                (None, why) => {
-                    ["-".to_owned(), why.clone().unwrap_or_else(|| "no rates to divide".to_owned())]
-                }
-            });
+            let [decode, prefill] = tables::tied_phases(pair);
             let case = &pair.case;
             let identity =
                 [case.model_label(), case.kernel.clone(), case.isa.clone(), case.threads.to_string()];

@@ -817,6 +817,14 @@ pub(super) fn speedup_markdown(summary: &Summary) -> String {
     out
 }
 
+/// Decode and prefill of tied layers against those of the full model: the ratio, and what it says.
+pub(super) fn tied_phases(pair: &TiedPair) -> [[String; 2]; 2] {
+    [pair.decode, pair.prefill].map(|spread| match (spread, &pair.missing) {
+        (Some(spread), _) => [ratio(spread), TiedAgreement::of(spread).to_string()],
+        (None, why) => ["-".to_owned(), why.clone().unwrap_or_else(|| "no rates to divide".to_owned())],
+    })
+}
+
 /// How the speed of tied layers compares with that of full models; nothing if the run has no pair.
 fn tied_markdown(summary: &Summary) -> String {
     if summary.tied.is_empty() {
@@ -828,11 +836,8 @@ fn tied_markdown(summary: &Summary) -> String {
                    | --- | --- | --- | ---: | ---: | ---: | ---: | --- | ---: | --- |\n"
         .to_owned();
     for p in &summary.tied {
-        let phase = |spread: Option<Spread>| match (spread, &p.missing) {
-            (Some(s), _) => format!("{} | {}", ratio(s), TiedAgreement::of(s)),
-            (None, Some(why)) => format!("- | {}", cell(why)),
-            (None, None) => "- | no rates to divide".to_owned(),
-        };
+        let [decode, prefill] =
+            tied_phases(p).map(|[ratio, verdict]| format!("{} | {}", cell(&ratio), cell(&verdict)));
         let c = &p.case;
         let _ = writeln!(
             out,
@@ -843,8 +848,8 @@ fn tied_markdown(summary: &Summary) -> String {
             c.threads,
             c.n_prompt,
             c.n_gen,
-            phase(p.decode),
-            phase(p.prefill),
+            decode,
+            prefill,
         );
     }
     out

@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 
 use crate::arch::FLOAT_BLOCK_COLS;
 use crate::arch::scalar::finish_sums;
-use crate::arch::x86_64::ahead::Ahead;
+use crate::arch::x86_64::ahead::{Ahead, request_next};
 use crate::format::float_panels::Element;
 use crate::format::tables::Kind;
 use crate::format::{Format, base3, i2_s, tq1_0, tq2_0};
@@ -445,24 +445,6 @@ pub(super) unsafe fn sum_lanes(x: __m256) -> f32 {
     }
 }
 
-/// Asks for the `len` bytes from byte `at` of `next` on, which will be read when the present pass is over.
-///
-/// Keys and values of a head are some ten KiB each, too short for the hardware's prefetchers to reach full
-/// speed, and a first-level cache has too few requests under way to hide the latency of memory. So a pass
-/// over the keys brings the values into the second-level cache, and one over the values the next head's
-/// keys.
-#[inline(always)]
-pub(super) fn prefetch_next<T>(next: &[T], at: usize, len: usize) {
-    if at >= size_of_val(next) {
-        return;
-    }
-    let start = next.as_ptr().cast::<i8>().wrapping_add(at);
-    for line in (0..len).step_by(64) {
-        // SAFETY: SSE is part of x86-64, and a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line)) };
-    }
-}
-
 /// `scores[i] = query . keys[i] * scale`. Products and sums are rounded one by one, in the order of the
 /// scalar form; two keys at a time hide some of the latency of the additions. `next` is read after the
 /// keys.
@@ -481,7 +463,7 @@ pub(crate) unsafe fn attention_scores<T>(
     let dim = query.len();
     debug_assert_eq!(keys.len(), dim * scores.len());
     for (block, (part, scores)) in keys.chunks(2 * dim).zip(scores.chunks_mut(2)).enumerate() {
-        prefetch_next(next, block * 2 * dim * size_of::<T>(), size_of_val(part));
+        request_next(next, block * 2 * dim * size_of::<T>(), size_of_val(part));
         // SAFETY: the keys of these (at most two) scores; a missing one reads the last again.
         unsafe {
             let key: [*const T; 2] = std::array::from_fn(|i| part[i.min(scores.len() - 1) * dim..].as_ptr());
@@ -566,7 +548,7 @@ unsafe fn add_values_of<const Q: usize, const N: usize, T>(
         for i in 0..values.len() / dim {
             let value = values.as_ptr().add(i * dim + at);
             let bytes = N * 8 * size_of::<T>();
-            prefetch_next(next, (i * dim + at) * size_of::<T>(), bytes);
+            request_next(next, (i * dim + at) * size_of::<T>(), bytes);
             for (n, sums) in sums.iter_mut().enumerate() {
                 let v = load8(value.add(8 * n));
                 for (sum, row) in sums.iter_mut().zip(rows) {

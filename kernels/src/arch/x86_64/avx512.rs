@@ -11,10 +11,9 @@ pub(crate) mod vbmi;
 
 use std::arch::x86_64::*;
 
-use super::avx2::prefetch_next;
 use crate::arch::FLOAT_BLOCK_COLS;
 use crate::arch::scalar::finish_sums;
-use crate::arch::x86_64::ahead::Ahead;
+use crate::arch::x86_64::ahead::{Ahead, request_next};
 use crate::format::float_panels::Element;
 use crate::format::tables::Kind;
 use crate::format::{Format, base3, i2_s, tq1_0, tq2_0};
@@ -541,7 +540,7 @@ pub(crate) unsafe fn attention_scores<T>(
     let dim = query.len();
     debug_assert_eq!(keys.len(), dim * scores.len());
     for (block, (part, scores)) in keys.chunks(4 * dim).zip(scores.chunks_mut(4)).enumerate() {
-        prefetch_next(next, block * 4 * dim * size_of::<T>(), size_of_val(part));
+        request_next(next, block * 4 * dim * size_of::<T>(), size_of_val(part));
         // SAFETY: the keys of these (at most four) scores; missing ones read the last again.
         unsafe {
             let key: [*const T; 4] = std::array::from_fn(|i| part[i.min(scores.len() - 1) * dim..].as_ptr());
@@ -697,7 +696,7 @@ unsafe fn add_values_of<const Q: usize, const N: usize, T>(
         for i in 0..values.len() / dim {
             let value = values.as_ptr().add(i * dim + at);
             let bytes = N * 16 * size_of::<T>();
-            prefetch_next(next, (i * dim + at) * size_of::<T>(), bytes);
+            request_next(next, (i * dim + at) * size_of::<T>(), bytes);
             let w: [__m512; Q] = std::array::from_fn(|q| _mm512_set1_ps(*rows[q].add(i)));
             for (n, sums) in sums.iter_mut().enumerate() {
                 let v = load16(value.add(16 * n));
