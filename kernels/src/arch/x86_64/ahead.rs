@@ -9,8 +9,8 @@
 //! region of 32 KiB ahead, and in another order than they are used in: the first line of each of its eight
 //! pages, the second of each, and so on. Eight pages are then under way at a time. Behind the last region of a
 //! matrix comes, in order, what the thread reads next. On Emerald Rapids that read a model's matrices up to a
-//! third faster than one stream. Computing on eight streams instead gained less, and nothing with two
-//! threads: sums of eight panels do not fit into the registers.
+//! third faster than one stream. Multiplying two to four panels side by side instead gained less, and nothing
+//! with two threads.
 //!
 //! **On other CPUs** weights are requested into the first-level cache one page ahead, in order. On Zen 4, where
 //! that was measured, one stream has all that a core can get, and two had half of it.
@@ -109,7 +109,8 @@ impl ChunkAhead {
     const PANELS: usize = 12;
 
     /// For panel `i` of `bytes`, which are panels of `panel_bytes`. `next` are the next chunk's panels and the
-    /// bytes of each, or, behind the last chunk, none, and `behind` points to what is read then.
+    /// bytes of each, or, behind the last chunk, none, and `behind` points to what is read then, if it is not
+    /// null.
     pub(crate) fn new(
         i: usize,
         bytes: &[u8],
@@ -127,6 +128,7 @@ impl ChunkAhead {
         let before = i * panel_bytes / LINE;
         let (next, stream_lines) = match next {
             Some((next, _)) => (next.as_ptr(), next.len() / LINE / STREAMS),
+            None if behind.is_null() => (bytes.as_ptr_range().end, 0),
             None => (behind, 0),
         };
         ChunkAhead { in_order, next, stream_lines, before, interleaves: interleaves() }
@@ -204,6 +206,9 @@ mod tests {
         };
         let all: Vec<usize> = (0..480).map(|line| next.as_ptr() as usize + line * LINE).collect();
         assert_eq!(requested(None, true), all);
+        let unknown = ChunkAhead::new(0, &bytes, PANEL, None, std::ptr::null());
+        let unknown = ChunkAhead { interleaves: true, ..unknown };
+        assert_eq!(unknown.of(LINE), bytes.as_ptr_range().end.wrapping_add(LINE));
         let mut interleaved = requested(Some((&next, PANEL)), true);
         assert_eq!(interleaved[1], all[60]);
         interleaved.sort_unstable();
