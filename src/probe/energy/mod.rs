@@ -26,7 +26,7 @@ pub use tracker::{DomainEnergy, SourceEnergy, Tracker};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use source::{Domain, Quantity, Raw, Refusal, Source};
+use source::{Domain, Raw, Refusal, Source};
 
 /// Opens a kind of instrument below a root folder, or the machine's own.
 type Open = fn(Option<&Path>) -> Result<Box<dyn Source>, Refusal>;
@@ -53,50 +53,43 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// If this machine does not have it, or does not let this process read it.
 pub fn open(name: &str, root: Option<&Path>) -> Result<Box<dyn Source>, Refusal> {
     match SOURCES.iter().find(|(known, ..)| *known == name) {
-        Some((_, open, _)) => counting(open(root)?, source::virtual_machine(root)),
+        Some((_, open, _)) => counting(open(root)?, root),
         None => Err(Refusal::new(format!("there is no energy source '{}'", source::shown(name)))),
     }
 }
 
-/// A counter of the total that shows zero for so long counts nothing.
-const COUNTS_WITHIN: Duration = Duration::from_millis(200);
-
 /// `source`, unless a counter of its total is there but does not count, as virtual machines on some hosts show
 /// RAPL's: it shows zero, and goes on doing so. (One that stopped at another value shows it in the first
 /// window.)
-fn counting(mut source: Box<dyn Source>, virtual_machine: bool) -> Result<Box<dyn Source>, Refusal> {
+fn counting(mut source: Box<dyn Source>, root: Option<&Path>) -> Result<Box<dyn Source>, Refusal> {
+    let domains = source.domains().iter().enumerate();
+    let counters = domains.filter(|(_, domain)| tracker::alignable(domain));
+    let counters: Vec<_> = counters.map(|(i, d)| (i, d.name.clone(), d.update_period)).collect();
     let start = Instant::now();
-    let mut readings = Vec::new();
-    for i in 0..source.domains().len() {
-        let domain = &source.domains()[i];
-        let prompt = domain.update_period < COUNTS_WITHIN / 2;
-        if !domain.in_total || !prompt || !matches!(domain.quantity, Quantity::Counter { .. }) {
-            continue;
-        }
-        let pause = domain.update_period;
-        loop {
-            readings.clear();
-            source.read(start.elapsed(), Some(i), &mut readings);
-            let zero = readings.iter().any(|reading| reading.raw == Ok(Raw::Counts(0)));
-            if !zero {
-                break;
-            }
-            if start.elapsed() > COUNTS_WITHIN {
-                let ms = COUNTS_WITHIN.as_millis();
-                let name = &source.domains()[i].name;
+    for (i, name, period) in counters {
+        while shows_zero(&mut *source, i, start.elapsed()) {
+            if start.elapsed() > tracker::STANDING_STILL {
+                let ms = tracker::STANDING_STILL.as_millis();
                 let why = format!(
                     "the counter {name} is there but counts nothing: it shows 0, and did for {ms} ms"
                 );
-                return Err(if virtual_machine {
+                return Err(if source::virtual_machine(root) {
                     Refusal::with(format!("{why} (a virtual machine)"), source::NONE_IN_A_VM)
                 } else {
-                    Refusal::new(why)
+                    Refusal::with(why, "name another source, or give a meter outside, with --energy")
                 });
             }
-            std::thread::sleep(pause);
+            std::thread::sleep(period);
         }
     }
     Ok(source)
+}
+
+/// Whether the counter of one domain shows zero.
+fn shows_zero(source: &mut dyn Source, domain: usize, now: Duration) -> bool {
+    let mut readings = Vec::new();
+    source.read(now, Some(domain), &mut readings);
+    readings.iter().any(|reading| reading.raw == Ok(Raw::Counts(0)))
 }
 
 /// What one kind of instrument is worth on this machine.

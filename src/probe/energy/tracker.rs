@@ -22,8 +22,8 @@ const TAKING_UP: Duration = Duration::from_secs(1);
 /// Counters up to this period are waited for at the edges of a window.
 const ALIGNABLE: Duration = Duration::from_millis(5);
 
-/// A counter that does not move for so long at the edge of a window is frozen.
-const STANDING_STILL: Duration = Duration::from_millis(200);
+/// A counter that can be waited for and does not move for so long is frozen.
+pub(super) const STANDING_STILL: Duration = Duration::from_millis(200);
 
 /// A source that is being followed.
 pub struct Tracker {
@@ -131,11 +131,6 @@ impl Tracker {
         clock: impl Fn() -> Duration,
         slept: impl Fn() -> Duration,
     ) -> LedgerMark {
-        let alignable = |domain: &Domain| {
-            domain.in_total
-                && matches!(domain.quantity, Quantity::Counter { .. })
-                && domain.update_period <= ALIGNABLE
-        };
         let domains = self.source.domains().iter().enumerate();
         let mut counters: Vec<usize> =
             domains.filter(|(_, domain)| alignable(domain)).map(|(i, _)| i).collect();
@@ -237,6 +232,13 @@ impl Tracker {
         };
         SourceEnergy { source: name.to_owned(), window, energy, marks }
     }
+}
+
+/// Whether it is a counter of the total that moves so often that it can be waited for.
+pub(super) fn alignable(domain: &Domain) -> bool {
+    domain.in_total
+        && matches!(domain.quantity, Quantity::Counter { .. })
+        && domain.update_period <= ALIGNABLE
 }
 
 fn interval(source: &dyn Source) -> Option<Duration> {
