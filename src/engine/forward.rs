@@ -313,11 +313,10 @@ impl Engine {
         let mut checksums = vec![0u64; threads];
         self.team.split(&mut checksums, 1, &mut self.locals, |_, sums, local| {
             let Local { place, scratch, .. } = local;
-            let mut next = model.multiplied().skip(1);
-            for matrix in model.multiplied() {
-                if let Some(next) = next.next() {
-                    place.expect(scratch, Next::One(next));
-                }
+            // Behind the last matrix comes the next step's first.
+            let next = model.multiplied().skip(1).chain(model.multiplied().take(1));
+            for (matrix, next) in model.multiplied().zip(next) {
+                place.expect(scratch, Next::One(next));
                 let panels = share(matrix.panels(), place.member, place.threads);
                 sums[0] = sums[0].wrapping_add(matrix.read(panels, scratch));
             }

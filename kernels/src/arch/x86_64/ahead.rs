@@ -8,9 +8,8 @@
 //! Manual, section on data prefetching to the L2). So weights are requested into the second-level cache a
 //! region of 32 KiB ahead, and in another order than they are used in: the first line of each of its eight
 //! pages, the second of each, and so on. Eight pages are then under way at a time. Behind the last region of a
-//! matrix comes, in order, what the thread reads next. On Emerald Rapids that read a model's matrices up to a
-//! third faster than one stream. Multiplying two to four panels side by side instead gained less, and nothing
-//! with two threads.
+//! matrix comes, in order, what the thread reads next. Emerald Rapids reads a model's matrices faster so than as
+//! one stream; multiplying two to four panels side by side instead gained less, and nothing with two threads.
 //!
 //! **On other CPUs** weights are requested into the first-level cache one page ahead, in order. On Zen 4, where
 //! that was measured, one stream has all that a core can get, and two had half of it.
@@ -62,15 +61,18 @@ impl Ahead {
         Ahead { start, len, regions: len & !(REGION - 1), next, interleaves: interleaves() }
     }
 
-    /// Requests a line for the one at `at` that is used now.
+    /// Requests a line for each of the `bytes` at `at`, which are used now.
     #[inline(always)]
-    pub(crate) fn request(&self, at: *const u8) {
-        // SAFETY: SSE is part of x86-64, and a prefetch never faults.
-        unsafe {
-            if self.interleaves {
-                _mm_prefetch::<_MM_HINT_T1>(self.of(at).cast());
-            } else {
-                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(PAGE).cast());
+    pub(crate) fn request(&self, at: *const u8, bytes: usize) {
+        for line in (0..bytes).step_by(LINE) {
+            let at = at.wrapping_add(line);
+            // SAFETY: SSE is part of x86-64, and a prefetch never faults.
+            unsafe {
+                if self.interleaves {
+                    _mm_prefetch::<_MM_HINT_T1>(self.of(at).cast());
+                } else {
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(PAGE).cast());
+                }
             }
         }
     }
@@ -93,14 +95,10 @@ impl Ahead {
 /// its part of the next chunk, and so on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ChunkAhead {
-    /// In order: what to request for the panel's first line.
-    in_order: *const u8,
-    /// Interleaved: the next part, the lines of each of its streams, and how many lines the part has before the
-    /// panel.
-    next: *const u8,
+    /// What is requested: a piece, as streams of so many lines each, from so many lines into it.
+    piece: *const u8,
     stream_lines: usize,
     before: usize,
-    interleaves: bool,
 }
 
 impl ChunkAhead {
@@ -118,20 +116,33 @@ impl ChunkAhead {
         next: Option<(&[u8], usize)>,
         behind: *const u8,
     ) -> Self {
+        if interleaves() {
+            Self::interleaved(i * panel_bytes / LINE, bytes, next.map(|(next, _)| next), behind)
+        } else {
+            Self::in_order(i, bytes, panel_bytes, next)
+        }
+    }
+
+    /// The next chunk, of which as many lines have been requested as there are `before` the panel.
+    fn interleaved(before: usize, bytes: &[u8], next: Option<&[u8]>, behind: *const u8) -> Self {
+        let (piece, stream_lines) = match next {
+            Some(next) => (next.as_ptr(), next.len() / LINE / STREAMS),
+            None if behind.is_null() => (bytes.as_ptr_range().end, 0),
+            None => (behind, 0),
+        };
+        ChunkAhead { piece, stream_lines, before }
+    }
+
+    /// The panel so many further, of this chunk or of the next.
+    fn in_order(i: usize, bytes: &[u8], panel_bytes: usize, next: Option<(&[u8], usize)>) -> Self {
         let (panels, wanted) = (bytes.len() / panel_bytes, i + Self::PANELS);
-        let in_order = match next {
+        let piece = match next {
             Some((next, panel_bytes)) if wanted >= panels => {
                 next.as_ptr().wrapping_add((wanted - panels) * panel_bytes)
             }
             _ => bytes.as_ptr().wrapping_add(wanted * panel_bytes),
         };
-        let before = i * panel_bytes / LINE;
-        let (next, stream_lines) = match next {
-            Some((next, _)) => (next.as_ptr(), next.len() / LINE / STREAMS),
-            None if behind.is_null() => (bytes.as_ptr_range().end, 0),
-            None => (behind, 0),
-        };
-        ChunkAhead { in_order, next, stream_lines, before, interleaves: interleaves() }
+        ChunkAhead { piece, stream_lines: 0, before: 0 }
     }
 
     /// Requests a line for the one `offset` bytes into the panel, into the second-level cache: the first is the
@@ -145,10 +156,7 @@ impl ChunkAhead {
     /// The line to request for the one `offset` bytes into the panel.
     #[inline(always)]
     fn of(&self, offset: usize) -> *const u8 {
-        if !self.interleaves {
-            return self.in_order.wrapping_add(offset);
-        }
-        self.next.wrapping_add(spread(self.before + offset / LINE, self.stream_lines) * LINE)
+        self.piece.wrapping_add(spread(self.before + offset / LINE, self.stream_lines) * LINE)
     }
 }
 
@@ -180,12 +188,10 @@ const fn spread(line: usize, stream_lines: usize) -> usize {
     if line < STREAMS * stream_lines { line % STREAMS * stream_lines + line / STREAMS } else { line }
 }
 
-/// Line 8 i + p of a region is line i of its page p.
+/// The line to request for the one `at` bytes into some regions, each of which is streams of a page.
 #[inline(always)]
 const fn interleave(at: usize) -> usize {
-    const PAGES: usize = (STREAMS - 1) * LINE;
-    const LINES: usize = (PAGE - LINE) * STREAMS;
-    (at & !(REGION - LINE)) | ((at & PAGES) * (PAGE / LINE)) | ((at & LINES) / STREAMS)
+    at - at % REGION + spread(at % REGION / LINE, PAGE / LINE) * LINE
 }
 
 #[cfg(test)]
@@ -196,25 +202,22 @@ mod tests {
     fn the_next_chunk_is_requested_in_whole_streams_and_what_follows_in_order() {
         const PANEL: usize = 20 * LINE;
         let (bytes, next) = (vec![0; 24 * PANEL], vec![0; 24 * PANEL]);
-        let requested = |following: Option<(&[u8], usize)>, interleaves| {
-            let lines = (0..24).flat_map(|i| {
-                let ahead = ChunkAhead::new(i, &bytes, PANEL, following, next.as_ptr());
-                let ahead = ChunkAhead { interleaves, ..ahead };
-                (0..20).map(move |line| ahead.of(line * LINE) as usize)
-            });
-            lines.collect::<Vec<_>>()
+        let requested = |ahead: &dyn Fn(usize) -> ChunkAhead| {
+            let lines = (0..24).flat_map(|i| (0..20).map(move |line| (i, line * LINE)));
+            lines.map(|(i, offset)| ahead(i).of(offset) as usize).collect::<Vec<_>>()
         };
+        let interleaved =
+            |next, behind| requested(&|i| ChunkAhead::interleaved(i * PANEL / LINE, &bytes, next, behind));
         let all: Vec<usize> = (0..480).map(|line| next.as_ptr() as usize + line * LINE).collect();
-        assert_eq!(requested(None, true), all);
-        let unknown = ChunkAhead::new(0, &bytes, PANEL, None, std::ptr::null());
-        let unknown = ChunkAhead { interleaves: true, ..unknown };
-        assert_eq!(unknown.of(LINE), bytes.as_ptr_range().end.wrapping_add(LINE));
-        let mut interleaved = requested(Some((&next, PANEL)), true);
-        assert_eq!(interleaved[1], all[60]);
-        interleaved.sort_unstable();
-        assert_eq!(interleaved, all);
+        assert_eq!(interleaved(None, next.as_ptr()), all);
+        let unknown = interleaved(None, std::ptr::null());
+        assert_eq!(unknown[1], bytes.as_ptr_range().end as usize + LINE);
+        let mut of_next = interleaved(Some(&next), std::ptr::null());
+        assert_eq!(of_next[1], all[60]);
+        of_next.sort_unstable();
+        assert_eq!(of_next, all);
         // In order: twelve panels of this chunk, then as many of the next.
-        let in_order = requested(Some((&next, PANEL)), false);
+        let in_order = requested(&|i| ChunkAhead::in_order(i, &bytes, PANEL, Some((&next, PANEL))));
         assert_eq!(
             in_order[..240],
             (240..480).map(|line| &raw const bytes[line * LINE] as usize).collect::<Vec<_>>()
@@ -226,7 +229,7 @@ mod tests {
     fn every_line_is_requested_once_and_what_follows_is_in_order() {
         assert_eq!(interleave(REGION + LINE), REGION + PAGE);
         assert_eq!(interleave(8 * LINE), LINE);
-        assert_eq!(interleave(REGION - 1), REGION - 1);
+        assert_eq!(interleave(REGION - LINE), REGION - LINE);
         for len in [LINE, REGION, REGION + 5 * LINE, 3 * REGION - LINE, 4 * REGION] {
             let (bytes, next) = (vec![0; len], vec![0; REGION]);
             let ahead = Ahead::new(&bytes, next.as_ptr());

@@ -80,13 +80,6 @@ pub(crate) unsafe fn gemv(share: &Share<'_>, input: &TokenInput, stride: usize, 
     }
 }
 
-/// Requests the two cache lines of a step that is used now.
-#[inline(always)]
-fn request_step(ahead: &Ahead, w: *const u8) {
-    ahead.request(w);
-    ahead.request(w.wrapping_add(64));
-}
-
 /// Adds the pairs of 16-bit sums to 32-bit sums.
 ///
 /// # Safety
@@ -119,7 +112,7 @@ unsafe fn i2_s_sums(steps: &[u8], q: &[i8], ahead: &Ahead) -> [__m256i; 4] {
             let mut w = steps.as_ptr();
             let mut q = q.as_ptr().cast::<i32>();
             for _ in 0..steps.len() / i2_s::STEP_BYTES {
-                request_step(ahead, w);
+                ahead.request(w, i2_s::STEP_BYTES);
                 let x: [__m256i; 4] = std::array::from_fn(|p| _mm256_set1_epi32(q.add(p).read_unaligned()));
                 for (part, sum) in sums.iter_mut().enumerate() {
                     let tile = _mm256_loadu_si256(w.add(32 * part).cast());
@@ -165,7 +158,7 @@ unsafe fn base3_sums(steps: &[u8], q: &[i8], ahead: &Ahead) -> [__m256i; 4] {
             let mut w = steps.as_ptr();
             let mut q = q.as_ptr().cast::<i32>();
             for _ in 0..steps.len() / base3::STEP_BYTES {
-                request_step(ahead, w);
+                ahead.request(w, base3::STEP_BYTES);
                 let x: [__m256i; 5] = std::array::from_fn(|p| _mm256_set1_epi32(q.add(p).read_unaligned()));
                 for (part, sum) in sums.iter_mut().enumerate() {
                     let mut bytes = _mm256_loadu_si256(w.add(32 * part).cast());
@@ -374,9 +367,7 @@ unsafe fn float_gemv<T: Element>(
         let mut sums = [[_mm256_setzero_ps(); 2]; 4];
         for (columns, x) in panel.chunks_exact(2 * PANEL_ROWS).zip(input.x.chunks_exact(2)) {
             let w = columns.as_ptr();
-            for line in 0..2 * PANEL_ROWS * size_of::<T>() / 64 {
-                ahead.request(w.cast::<u8>().wrapping_add(64 * line));
-            }
+            ahead.request(w.cast(), size_of_val(columns));
             for c in 0..2 {
                 let x = _mm256_set1_ps(x[c]);
                 for (part, sum) in sums.iter_mut().enumerate() {
@@ -608,7 +599,7 @@ pub(crate) unsafe fn read(words: &[u64], next: *const u8) -> u64 {
         for block in blocks {
             for (i, sum) in sums.iter_mut().enumerate() {
                 if i % 2 == 0 {
-                    ahead.request(block.as_ptr().wrapping_add(4 * i).cast());
+                    ahead.request(block.as_ptr().wrapping_add(4 * i).cast(), 64);
                 }
                 *sum = _mm256_add_epi64(*sum, _mm256_loadu_si256(block.as_ptr().add(4 * i).cast()));
             }

@@ -122,7 +122,7 @@ unsafe fn i2_s_steps(at: &mut Cursor<'_>, n: usize, planes: &mut Planes) {
     for _ in 0..n {
         // SAFETY: the caller's promise; a prefetch never faults.
         unsafe {
-            request_step(at.ahead, at.w);
+            at.ahead.request(at.w, i2_s::STEP_BYTES);
             let tiles = [_mm512_loadu_si512(at.w.cast()), _mm512_loadu_si512(at.w.add(64).cast())];
             for plane in 0..4 {
                 let x = _mm512_set1_epi32(at.q.add(plane).read_unaligned());
@@ -142,13 +142,6 @@ unsafe fn i2_s_steps(at: &mut Cursor<'_>, n: usize, planes: &mut Planes) {
 #[inline]
 fn plane_masks() -> [__m512i; 4] {
     [0x03, 0x0c, 0x30, 0xc0u8].map(|m| _mm512_set1_epi8(m as i8))
-}
-
-/// Requests the two cache lines of a step that is used now.
-#[inline(always)]
-fn request_step(ahead: &Ahead, w: *const u8) {
-    ahead.request(w);
-    ahead.request(w.wrapping_add(64));
 }
 
 /// The next digit of 64 fractions, from the most significant down: the carry of a multiplication by 3.
@@ -175,7 +168,7 @@ unsafe fn base3_steps(at: &mut Cursor<'_>, n: usize, planes: &mut Planes) {
     for _ in 0..n {
         // SAFETY: the caller's promise.
         unsafe {
-            request_step(at.ahead, at.w);
+            at.ahead.request(at.w, base3::STEP_BYTES);
             let mut bytes = [_mm512_loadu_si512(at.w.cast()), _mm512_loadu_si512(at.w.add(64).cast())];
             for digit in (0..5).rev() {
                 let x = _mm512_set1_epi32(at.q.add(digit).read_unaligned());
@@ -476,9 +469,7 @@ unsafe fn float_gemv<T: Element>(
         // SAFETY: 4 columns of 32 elements; a prefetch never faults.
         unsafe {
             let w = columns.as_ptr();
-            for line in 0..4 * PANEL_ROWS * size_of::<T>() / 64 {
-                ahead.request(w.cast::<u8>().wrapping_add(64 * line));
-            }
+            ahead.request(w.cast(), size_of_val(columns));
             for c in 0..4 {
                 let x = _mm512_set1_ps(x[c]);
                 sums[0][c] = _mm512_fmadd_ps(load16(w.add(c * PANEL_ROWS)), x, sums[0][c]);
@@ -730,7 +721,7 @@ pub(crate) unsafe fn read(words: &[u64], next: *const u8) -> u64 {
         let mut sums = [_mm512_setzero_si512(); 4];
         for block in blocks {
             for (i, sum) in sums.iter_mut().enumerate() {
-                ahead.request(block.as_ptr().wrapping_add(8 * i).cast());
+                ahead.request(block.as_ptr().wrapping_add(8 * i).cast(), 64);
                 *sum = _mm512_add_epi64(*sum, _mm512_loadu_si512(block.as_ptr().add(8 * i).cast()));
             }
         }

@@ -82,14 +82,6 @@ unsafe fn scales(at: *const u8) -> __m256 {
     unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
 }
 
-/// Requests as many cache lines as `bytes` at `at` take, which are used now.
-#[inline(always)]
-fn request(ahead: &Ahead, at: *const u8, bytes: usize) {
-    for line in 0..bytes.div_ceil(64) {
-        ahead.request(at.wrapping_add(64 * line));
-    }
-}
-
 /// One `q8_0` panel times one input.
 ///
 /// # Safety
@@ -101,7 +93,7 @@ unsafe fn q8_0(panel: &[u8], input: &TokenInput, ahead: &Ahead, out: &mut [f32])
         let mut totals = [_mm256_setzero_ps(); 4];
         for (block, x) in panel.chunks_exact(Q8_0_BYTES).zip(input.x.chunks_exact(Q8_0_COLS)) {
             let block = block.as_ptr();
-            request(ahead, block, Q8_0_BYTES);
+            ahead.request(block, Q8_0_BYTES);
             let sums = columns::<Q8_0_COLS>(block.add(SCALE_BYTES).cast(), x.as_ptr());
             for (part, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
                 *total = _mm256_fmadd_ps(sum, scales(block.add(16 * part)), *total);
@@ -126,7 +118,7 @@ unsafe fn q6_k(panel: &[u8], input: &TokenInput, ahead: &Ahead, out: &mut [f32])
             let groups = block[SCALE_BYTES..].chunks_exact(GROUP_BYTES);
             for (group, x) in groups.zip(x.chunks_exact(GROUP_COLS)) {
                 let group = group.as_ptr();
-                request(ahead, group, GROUP_BYTES);
+                ahead.request(group, GROUP_BYTES);
                 for chunk in 0..2 {
                     let to = codes.0.as_mut_ptr().add(8 * PANEL_ROWS * chunk);
                     unpack_chunk(group.add(PANEL_ROWS + CHUNK_BYTES * chunk), to);

@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{
-    Cursor, Planes, blocks, i2_s_steps, load_step, no_sums, plane_masks, request_step, store, store_codes,
-    totals, unpack_with,
+    Cursor, Planes, blocks, i2_s_steps, load_step, no_sums, plane_masks, store, store_codes, totals,
+    unpack_with,
 };
 use crate::arch::x86_64::ahead::Ahead;
 use crate::format::{Format, base3, tq1_0};
@@ -137,7 +137,7 @@ impl Decoder {
         for _ in 0..n {
             // SAFETY: the caller's promise.
             unsafe {
-                request_step(at.ahead, at.w);
+                at.ahead.request(at.w, base3::STEP_BYTES);
                 let x: [__m512i; 5] =
                     std::array::from_fn(|i| _mm512_set1_epi32(at.q.add(i).read_unaligned()));
                 for (half, sums) in planes.iter_mut().enumerate() {
